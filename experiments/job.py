@@ -1,0 +1,278 @@
+"""From a config to a trained and scored federation; knows no method by name."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.config import Config
+from permfl_jax import (
+    algorithms,
+    assemble,
+    data,
+    evaluate,
+    federation,
+    keys,
+    measure,
+    models,
+    runner,
+    task,
+)
+from permfl_jax import hparams as hyper
+from permfl_jax.errors import InputError
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+from permfl_jax.types import Algorithm, Federation
+
+LABELS = ("PM", "TM", "GM", "PM_adapted")
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs, built and checked.
+
+    Attributes:
+      config: the flags.
+      federation: devices, samples, teams.
+      report: what the partition used.
+      task: model, loss, scores.
+      schedule: K, L, batches, weights.
+      sampler: who takes part.
+      method: registry entry of the algorithm.
+      hparams: its checked hyper-parameters.
+      algorithm: its functions.
+      num_classes: C.
+    """
+
+    config: Config
+    federation: Federation
+    report: dict[str, Any]
+    task: task.Task
+    schedule: Schedule
+    sampler: Sampler
+    method: algorithms.Method
+    hparams: Any
+    algorithm: Algorithm
+    num_classes: int
+
+
+def build(config: Config) -> Experiment:
+    """Checks everything that can be checked before data is read, then reads it.
+
+    Raises:
+      InputError: any user's mistake.
+    """
+    method = algorithms.get(config.algorithm)
+    hparams = hyper.parse(method.hparams, config.hparam)
+    schedule = Schedule(
+        team_steps=config.team_steps,
+        device_steps=config.device_steps,
+        batch_size=config.batch_size,
+        batching=config.batching,
+        weights=config.weights,
+        aggregate=config.aggregate,
+    )
+    sampler = Sampler(
+        config.team_sizes, config.teams_per_round, config.devices_per_round
+    )
+    rounds_per_call(config)
+    examples = data.load(
+        config.dataset,
+        data.SourceOptions(
+            seed=config.seed,
+            num_devices=config.num_devices,
+            alpha=config.synthetic_alpha,
+            beta=config.synthetic_beta,
+            data_dir=config.data_dir,
+            manual_dir=config.manual_dir,
+        ),
+    )
+    default_partition = "paper" if examples.device is None else "natural"
+    devices, report = assemble.build(
+        examples,
+        team_sizes=config.team_sizes,
+        partition=config.partition or default_partition,
+        formation=config.team_formation,
+        classes_per_device=config.classes_per_device,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    spec = models.ModelSpec(
+        dataset=config.dataset,
+        sample_shape=examples.x.shape[1:],
+        num_classes=examples.num_classes,
+        hidden=config.hidden,
+    )
+    module = models.build(config.model, spec)
+    classify = task.classification(
+        module,
+        examples.x[0],
+        scale=examples.scale,
+        offset=examples.offset,
+        l2=config.l2,
+        random=models.is_random(module),
+    )
+    return Experiment(
+        config=config,
+        federation=devices,
+        report=report,
+        task=classify,
+        schedule=schedule,
+        sampler=sampler,
+        method=method,
+        hparams=hparams,
+        algorithm=method.factory(classify.loss, schedule, sampler),
+        num_classes=examples.num_classes,
+    )
+
+
+def rounds_per_call(config: Config) -> int:
+    """The checked flag.
+
+    Raises:
+      InputError: it does not divide the rounds between two evaluations.
+    """
+    per_call = config.rounds_per_call
+    if config.eval_every % per_call or config.num_rounds % per_call:
+        raise InputError(
+            f"--rounds_per_call={per_call} must divide --eval_every="
+            f"{config.eval_every} and --num_rounds={config.num_rounds}."
+        )
+    return per_call
+
+
+def advice(experiment: Experiment) -> list[str]:
+    """Warnings about the hyper-parameters, from measurements on the data."""
+    if experiment.method.advise is None:
+        return []
+    key = jax.random.key(experiment.config.seed)
+    measured = measure.measure(
+        experiment.task.loss,
+        experiment.task.init(keys.init_key(key)),
+        experiment.federation,
+        key,
+    )
+    return experiment.method.advise(
+        experiment.hparams,
+        experiment.schedule,
+        experiment.config.num_rounds,
+        measured,
+        experiment.config.l2,
+    )
+
+
+def train(
+    experiment: Experiment,
+    on_row: Callable[[dict[str, Any]], None],
+    on_round: Callable[[int, dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Trains and scores; returns the rows that `on_row` was given.
+
+    Args:
+      experiment: what to run.
+      on_row: called with each evaluation.
+      on_round: called with the rounds done so far and the last row.
+
+    Raises:
+      DivergenceError: something stopped being finite.
+    """
+    config = experiment.config
+    evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
+    rows: list[dict[str, Any]] = []
+
+    def score(round_, models_now, metrics):
+        row = {"round": round_, **evaluator.rows(models_now), **metrics}
+        rows.append(row)
+        on_row(row)
+
+    begun = time.monotonic()
+    for round_, models_now, metrics in _trajectory(experiment):
+        if round_ % config.eval_every == 0 or round_ == config.num_rounds:
+            metrics["seconds"] = round(time.monotonic() - begun, 3)
+            score(round_, models_now(), metrics)
+        on_round(round_, rows[-1] if rows else {})
+    return rows
+
+
+def _trajectory(experiment):
+    """Yields (round, function giving the models to score, metrics of the round)."""
+    config = experiment.config
+    key = jax.random.key(config.seed)
+    traced = experiment.hparams.traced()
+    start = runner.start(
+        experiment.algorithm,
+        experiment.task.init(keys.init_key(key)),
+        config.num_devices,
+        len(config.team_sizes),
+    )
+    for state, metrics in runner.run(
+        experiment.algorithm,
+        key,
+        traced,
+        start,
+        experiment.federation,
+        config.num_rounds,
+        rounds_per_call(config),
+    ):
+        last = {
+            name: float(values[-1])
+            for name, values in metrics.items()
+            if not name.startswith("finite/")
+        }
+
+        def models_now(state=state):
+            return evaluate.models_of(
+                experiment.algorithm, key, traced, state, experiment.federation
+            )
+
+        yield int(state.round), models_now, last
+
+
+def floors(experiment: Experiment) -> dict[str, float]:
+    """Test accuracy of what needs no cooperation: majority label and local-only."""
+    counts = [
+        federation.class_counts(samples, experiment.num_classes)
+        for samples in (experiment.federation.train, experiment.federation.test)
+    ]
+    result = {"majority/accuracy": evaluate.majority_accuracy(*counts)}
+    if experiment.config.local_floor and experiment.config.algorithm != "local":
+        result |= _local_floor(experiment)
+    return result
+
+
+def _local_floor(experiment):
+    """Every device alone, with the same steps, step size and mini-batches."""
+    method = algorithms.get("local")
+    lr = getattr(experiment.hparams, "device_lr", method.hparams().device_lr)
+    alone = experiment._replace(
+        method=method,
+        hparams=method.hparams(device_lr=lr),
+        algorithm=method.factory(
+            experiment.task.loss, experiment.schedule, experiment.sampler
+        ),
+    )
+    *_, (_, models_now, _) = _trajectory(alone)
+    evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
+    row = evaluator.rows(models_now())
+    return {
+        f"local/{name.removeprefix('PM/')}": value
+        for name, value in row.items()
+        if not name.startswith(("PM/train", "PM/validation"))
+    }
+
+
+def summarise(rows: list[dict[str, Any]], floor: dict[str, float]) -> dict[str, Any]:
+    """The last round, the best round by validation accuracy, and the floors.
+
+    The best round is chosen per model on validation samples, never on test.
+    """
+    last = rows[-1]
+    best = {}
+    for label in LABELS:
+        name = f"{label}/validation/accuracy"
+        if name in last:
+            row = rows[int(np.argmax([row[name] for row in rows]))]
+            best[label] = {"round": row["round"], "accuracy": row[f"{label}/accuracy"]}
+    return {"last": last, "best_by_validation": best, "floors": floor}

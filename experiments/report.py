@@ -1,0 +1,81 @@
+"""What a person reads at the end of a run: a small table and a picture."""
+
+import os
+import pathlib
+from typing import Any
+
+_LABELS = {
+    "PM": "personal models",
+    "PM_adapted": "personal, adapted now",
+    "TM": "team models",
+    "GM": "global model",
+}
+_COLOURS = {"PM": "#1b7837", "TM": "#7b3294", "GM": "#2166ac"}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """PM, TM and GM on test at the last round, and the floors, as text."""
+    last, best, floor = (
+        summary[name] for name in ("last", "best_by_validation", "floors")
+    )
+    lines = [
+        f"{'test accuracy, round ' + str(last['round']):34}"
+        f"{'pooled':>8}{'devices':>9}{'worst 10%':>11}{'loss':>8}   best by validation"
+    ]
+    for label, meaning in _LABELS.items():
+        if f"{label}/accuracy" in last:
+            chosen = best.get(label)
+            note = (
+                f"{chosen['accuracy']:.2%} (round {chosen['round']})" if chosen else "-"
+            )
+            lines.append(_line(f"{label}  {meaning}", last, label) + f"   {note}")
+    if "local/accuracy" in floor:
+        lines.append(_line("floor: each device alone", floor, "local"))
+    lines.append(
+        f"{'floor: majority label of the device':34}{floor['majority/accuracy']:>8.2%}"
+    )
+    return "\n".join(lines)
+
+
+def _line(title, values, label):
+    return (
+        f"{title:34}{values[f'{label}/accuracy']:>8.2%}"
+        f"{values[f'{label}/device_mean_accuracy']:>9.2%}"
+        f"{values[f'{label}/worst_decile_accuracy']:>11.2%}"
+        f"{values[f'{label}/loss']:>8.3f}"
+    )
+
+
+def curves(
+    rows: list[dict[str, Any]],
+    floor: dict[str, float],
+    title: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws test accuracy and loss of the three tiers over rounds to a PNG."""
+    import matplotlib  # slow to import, and only needed here
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    rounds = [row["round"] for row in rows]
+    for axis, quantity in zip(axes, ("accuracy", "loss"), strict=True):
+        for label, colour in _COLOURS.items():
+            name = f"{label}/{quantity}"
+            if name in rows[0]:
+                values = [row[name] for row in rows]
+                axis.plot(rounds, values, color=colour, label=f"{label}", marker=".")
+        axis.set(xlabel="global round", ylabel=f"test {quantity}")
+    for name, style, label in (
+        ("local/accuracy", "--", "each device alone"),
+        ("majority/accuracy", ":", "majority label"),
+    ):
+        if name in floor:
+            axes[0].axhline(floor[name], color="0.4", linestyle=style, label=label)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    temporary = pathlib.Path(path).with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+    os.replace(temporary, path)

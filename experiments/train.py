@@ -1,0 +1,63 @@
+"""Trains one federation and reports PM, TM and GM.
+
+python -m experiments.train --flagfile=experiments/presets/quickstart.flags
+"""
+
+import sys
+from collections.abc import Sequence
+
+import tqdm
+from absl import app, flags
+
+from experiments import config, job, report
+from permfl_jax import results
+from permfl_jax.errors import DivergenceError, InputError
+
+
+def run(settings: config.Config) -> None:
+    """Runs, or shows what the same run left before.
+
+    Raises:
+      InputError: a user's mistake.
+      DivergenceError: training diverged; what was measured before it is kept.
+    """
+    folder = results.Workdir(settings.workdir, vars(settings))
+    if folder.finished:
+        print(f"{folder.path} already holds this run, finished:")
+        print(report.table(folder.finished))
+        return
+    experiment = job.build(settings)
+    folder.write_config({"partition": experiment.report})
+    for warning in job.advice(experiment):
+        print(f"warning: {warning}", file=sys.stderr)
+    with tqdm.tqdm(
+        total=settings.num_rounds, unit="round", disable=not sys.stderr.isatty()
+    ) as bar:
+
+        def on_round(round_, row):
+            shown = {k: row.get(f"{k}/accuracy") for k in job.LABELS}
+            bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None})
+            bar.update(round_ - bar.n)
+
+        rows = job.train(experiment, folder.write_row, on_round)
+    floor = job.floors(experiment)
+    summary = job.summarise(rows, floor)
+    title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
+    report.curves(rows, floor, title, folder.path / "curves.png")
+    folder.write_summary(summary)
+    print(report.table(summary))
+    print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Turns mistakes and divergence into one sentence and a non-zero exit."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
+        run(config.from_flags(flags.FLAGS))
+    except (InputError, DivergenceError) as error:
+        sys.exit(f"experiments.train: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,100 @@
+"""Local-only training: every device alone, the floor that any cooperation must beat.
+
+    min_θ f_ij(θ) for each device; SGD with step size α, never reset, nothing sent.
+
+It takes the same K·L steps per round, on the same mini-batches and with the same
+participants, as the tiered methods it is a floor for. Evaluated: PM = θ.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from permfl_jax import hparams as checks
+from permfl_jax import keys, tree
+from permfl_jax.local import train
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HParams:
+    """Hyper-parameters.
+
+    Attributes:
+      device_lr: α.
+    """
+
+    device_lr: float = 0.01
+
+    def __post_init__(self):
+        checks.require("device_lr", self.device_lr, above=0)
+
+    def traced(self) -> jax.Array:
+        """The number that `Algorithm.round` takes."""
+        return jnp.asarray(self.device_lr, float)
+
+
+def local(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
+    """Plain SGD on each device.
+
+    Args:
+      loss_fn: `(params, batch) -> losses [B]`.
+      schedule: K, L and batches.
+      sampler: who takes part.
+    """
+    method = _Local(loss_fn, schedule, sampler)
+    return Algorithm(method.init, method.round)
+
+
+class _Local(NamedTuple):
+    """The constants of local training; `Algorithm` holds its methods."""
+
+    loss_fn: LossFn
+    schedule: Schedule
+    sampler: Sampler
+
+    def init(self, params: Params, num_devices: int, num_teams: int) -> State:
+        del num_teams
+        return State(
+            round=jnp.int32(0),
+            cursor=jnp.zeros(num_devices, jnp.int32),
+            device=tree.stack(params, num_devices),
+            team=None,
+            server=None,
+        )
+
+    def round(
+        self, key: jax.Array, device_lr: jax.Array, state: State, federation: Federation
+    ) -> tuple[State, Metrics]:
+        draw_key = keys.participation_key(key, state.round)
+        teams = self.sampler.draw_teams(draw_key)
+
+        def team_round(carry, k):
+            cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
+            params, before = tree.take(carry, cohort.device)
+            theta, loss = train(
+                self.loss_fn,
+                self.schedule,
+                keys.batch_key(key),
+                params,
+                None,
+                device_lr,
+                jnp.zeros_like(device_lr),
+                federation,
+                cohort,
+                before,
+            )
+            after = before + self.schedule.device_steps
+            return tree.put(carry, cohort.device, (theta, after)), cohort.mean(loss)
+
+        (device, cursor), losses = jax.lax.scan(
+            team_round,
+            (state.device, state.cursor),
+            jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
+        )
+        state = state._replace(round=state.round + 1, cursor=cursor, device=device)
+        return state, {"device/loss": losses.mean()}

@@ -1,0 +1,225 @@
+"""PerMFL: personalised models for devices in teams under one server.
+
+    min_x (1/M) Σ_i min_w { (1/N_i) Σ_j min_θ { f_ij(θ) + λ/2 |θ-w|² } + γ/2 |w-x|² }
+
+Source: Banerjee, Dadras, Yurtsever, Bhuyan, "Personalized Multi-tier Federated
+Learning", arXiv:2407.14251, Algorithm 1. Evaluated: PM = θ, TM = w, GM = x.
+
+Defaults are the values of the paper's Table 2 (α = 0.01, η = 0.03, β = 0.6, λ = 0.5,
+γ = 1.5).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from permfl_jax import hparams as checks
+from permfl_jax import keys, local, tree, weighting
+from permfl_jax.participation import Cohort, Sampler
+from permfl_jax.schedule import Schedule
+from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+
+
+class Gains(NamedTuple):
+    """The five numbers that Algorithm 1 really depends on.
+
+    Attributes:
+      device_lr: α, step size of the device steps.
+      device_prox: λ, pull of a device towards its team in the device steps.
+      to_devices: a = ηλ, how far a team moves towards the mean of its devices.
+      to_server: b = ηγ, how far a team moves towards the global model.
+      to_teams: g = βγ, how far the global model moves towards the mean of the teams.
+    """
+
+    device_lr: jax.Array
+    device_prox: jax.Array
+    to_devices: jax.Array
+    to_server: jax.Array
+    to_teams: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HParams:
+    """Hyper-parameters as the paper names them.
+
+    Attributes:
+      device_lr: α.
+      team_lr: η.
+      server_lr: β.
+      device_prox: λ, pull between device and team.
+      team_prox: γ, pull between team and server.
+      device_pull: a λ for the device steps alone, as in the released code (where it
+        is the number of device steps, by mistake); `None` uses `device_prox`.
+    """
+
+    device_lr: float = 0.01
+    team_lr: float = 0.03
+    server_lr: float = 0.6
+    device_prox: float = 0.5
+    team_prox: float = 1.5
+    device_pull: float | None = None
+
+    def __post_init__(self):
+        checks.require("device_lr", self.device_lr, above=0)
+        for name in ("team_lr", "server_lr", "device_prox", "team_prox", "device_pull"):
+            checks.require(name, getattr(self, name))
+
+    def traced(self) -> Gains:
+        """The numbers that `Algorithm.round` takes."""
+        pull = self.device_prox if self.device_pull is None else self.device_pull
+        return Gains(
+            device_lr=jnp.asarray(self.device_lr, float),
+            device_prox=jnp.asarray(pull, float),
+            to_devices=jnp.asarray(self.team_lr * self.device_prox, float),
+            to_server=jnp.asarray(self.team_lr * self.team_prox, float),
+            to_teams=jnp.asarray(self.server_lr * self.team_prox, float),
+        )
+
+
+def permfl(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
+    """Algorithm 1. Its `hparams` are `Gains`; `HParams(...).traced()` makes them.
+
+    Args:
+      loss_fn: `(params, batch) -> losses [B]`.
+      schedule: K, L, batches, weights, which teams the server averages.
+      sampler: who takes part.
+    """
+    method = _PerMFL(loss_fn, schedule, sampler)
+    personalize = None if sampler.full else method.personalize
+    return Algorithm(method.init, method.round, personalize)
+
+
+class _PerMFL(NamedTuple):
+    """The constants of one PerMFL; `Algorithm` holds its methods."""
+
+    loss_fn: LossFn
+    schedule: Schedule
+    sampler: Sampler
+
+    def init(self, params: Params, num_devices: int, num_teams: int) -> State:
+        remembers = (
+            self.schedule.aggregate == "stale_seen" and not self.sampler.all_teams
+        )
+        return State(
+            round=jnp.int32(0),
+            cursor=jnp.zeros(num_devices, jnp.int32),
+            device=tree.stack(params, num_devices),
+            team=tree.stack(params, num_teams),
+            server=params,
+            extra=jnp.zeros(num_teams, bool) if remembers else None,
+        )
+
+    def round(
+        self, key: jax.Array, gains: Gains, state: State, federation: Federation
+    ) -> tuple[State, Metrics]:
+        draw_key = keys.participation_key(key, state.round)
+        teams = self.sampler.draw_teams(draw_key)
+
+        def team_round(carry, k):
+            team, device, cursor = carry
+            cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
+            before = tree.take(cursor, cohort.device)
+            theta, loss = self.device_steps(
+                key, gains, team, federation, cohort, before
+            )
+            theta_mean = tree.segment_mean(
+                theta,
+                cohort.weights(weighting.device_weights(self.schedule, federation)),
+                cohort.slot,
+                self.sampler.acting_teams,
+            )
+            team = jax.vmap(team_step, in_axes=(0, None, 0, None, None))(
+                team, state.server, theta_mean, gains.to_devices, gains.to_server
+            )
+            after = before + self.schedule.device_steps
+            device, cursor = tree.put((device, cursor), cohort.device, (theta, after))
+            return (team, device, cursor), cohort.mean(loss)
+
+        team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
+        (team, device, cursor), losses = jax.lax.scan(
+            team_round,
+            (team, state.device, state.cursor),
+            jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
+        )
+        all_team = tree.put(state.team, teams, team)
+        team_mean, seen = self.aggregate(team, all_team, teams, state, federation)
+        state = State(
+            round=state.round + 1,
+            cursor=cursor,
+            device=device,
+            team=all_team,
+            # x <- (1 - βγ) x + βγ mean(w)
+            server=tree.lerp(state.server, team_mean, gains.to_teams),
+            extra=seen,
+        )
+        return state, {"device/loss": losses.mean()}
+
+    def device_steps(self, key, gains, team, federation, cohort, cursor):
+        """L steps of every device of the cohort; θ starts at, and is pulled to, w."""
+        anchor = tree.take(team, cohort.slot)
+        return local.train(
+            self.loss_fn,
+            self.schedule,
+            keys.batch_key(key),
+            anchor,
+            anchor,
+            gains.device_lr,
+            gains.device_prox,
+            federation,
+            cohort,
+            cursor,
+        )
+
+    def aggregate(self, team, all_team, teams, state, federation):
+        """Mean of the team models that count, and which teams were ever seen."""
+        weight = weighting.team_weights(
+            self.schedule, federation, self.sampler.num_teams
+        )
+        seen = state.extra
+        if teams is None or self.schedule.aggregate == "participants":
+            return tree.mean(team, tree.take(weight, teams)), seen
+        if self.schedule.aggregate == "stale_seen":
+            seen = seen.at[teams].set(True)
+            weight = jnp.where(seen, weight, 0)
+        return tree.mean(all_team, weight), seen
+
+    def personalize(
+        self, key: jax.Array, gains: Gains, state: State, federation: Federation
+    ) -> Params:
+        """L steps of every device from its team's model."""
+        everyone = Cohort(None, federation.team, None)
+        theta, _ = self.device_steps(
+            keys.personalize_key(key),
+            gains,
+            state.team,
+            federation,
+            everyone,
+            jnp.zeros_like(state.cursor),
+        )
+        return theta
+
+
+def team_step(
+    team: Params,
+    server: Params,
+    theta_mean: Params,
+    to_devices: jax.Array,
+    to_server: jax.Array,
+) -> Params:
+    """w <- (1 - ηλ - ηγ) w + ηγ x + ηλ mean(θ), for one team.
+
+    Args:
+      team: w, leaves `[...]`.
+      server: x, leaves `[...]`.
+      theta_mean: mean of the devices' θ, leaves `[...]`.
+      to_devices: a = ηλ.
+      to_server: b = ηγ.
+    """
+
+    def leaf(w, x, theta):
+        a, b = to_devices.astype(w.dtype), to_server.astype(w.dtype)
+        return (1 - a - b) * w + b * x + a * theta
+
+    return jax.tree.map(leaf, team, server, theta_mean)

@@ -1,0 +1,27 @@
+"""Datasets. To add one: a file with `name(options) -> Examples`, and a line below."""
+
+from permfl_jax import errors
+from permfl_jax.data import digits, fashion_mnist, mnist, synthetic
+from permfl_jax.data.examples import Examples, SourceOptions
+
+__all__ = ["DATASETS", "Examples", "SourceOptions", "load"]
+
+DATASETS = {
+    "digits": digits.digits,
+    "fashion_mnist": fashion_mnist.fashion_mnist,
+    "mnist": mnist.mnist,
+    "synthetic": synthetic.synthetic,
+}
+
+
+def load(name: str, options: SourceOptions) -> Examples:
+    """Loads the dataset called `name`.
+
+    Raises:
+      InputError: the name is unknown, or the dataset cannot be had.
+    """
+    if name not in DATASETS:
+        raise errors.InputError(
+            f"--dataset must be one of {', '.join(sorted(DATASETS))}, got {name!r}."
+        )
+    return DATASETS[name](options)

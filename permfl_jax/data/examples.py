@@ -1,0 +1,59 @@
+"""What a dataset hands over, and what it may be told."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Examples(NamedTuple):
+    """All examples of one dataset, before they are given to devices. S examples.
+
+    Attributes:
+      x: `[S, H, W, C]` uint8 pictures or `[S, F]` float32 features.
+      y: `[S]` int32, class of each example, in `[0, num_classes)`.
+      num_classes: C; classes that have no example count too.
+      scale: the model sees `x * scale + offset`.
+      offset: see `scale`.
+      device: `[S]` int32, the natural owner of each example, or `None` where a
+        partition has to decide.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    num_classes: int
+    scale: float
+    offset: float
+    device: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the user may tell a dataset. Each one reads what concerns it.
+
+    Attributes:
+      seed: for datasets that are drawn rather than stored.
+      num_devices: for datasets that are born in devices.
+      alpha: `synthetic`: how much the devices' true models differ.
+      beta: `synthetic`: how much the devices' features differ.
+      data_dir: folder for prepared data; `None` is `~/.cache/permfl_jax`.
+      manual_dir: folder with one folder of raw files per dataset, or `None`.
+    """
+
+    seed: int = 0
+    num_devices: int = 40
+    alpha: float = 0.5
+    beta: float = 0.5
+    data_dir: str | None = None
+    manual_dir: str | None = None
+
+    def data_path(self) -> pathlib.Path:
+        """The folder for prepared data; it need not exist yet."""
+        return pathlib.Path(self.data_dir or "~/.cache/permfl_jax").expanduser()
+
+    def manual_path(self, name: str) -> pathlib.Path | None:
+        """The folder of the raw files of dataset `name`, if the user gave one."""
+        if self.manual_dir is None:
+            return None
+        return pathlib.Path(self.manual_dir).expanduser() / name

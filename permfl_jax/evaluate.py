@@ -1,0 +1,164 @@
+"""PM, TM and GM of any method, over all devices."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from permfl_jax import batches, tree
+from permfl_jax.types import Algorithm, Federation, Params, Samples, State
+
+_BLOCK = 64  # samples of one device scored together
+_BLOCKS_AT_ONCE = 16
+SPLITS = ("train", "validation", "test")
+
+
+class Scores(NamedTuple):
+    """Sums over each device's own samples.
+
+    Attributes:
+      count: `[D]` samples.
+      total: name of a score, such as `accuracy` or `loss`, to its sum, `[D]`.
+    """
+
+    count: np.ndarray
+    total: dict[str, np.ndarray]
+
+
+class Evaluator:
+    """Scores models on a federation; compiled once per tier and split.
+
+    The samples of a device are scored in blocks of 64, so the work follows the samples
+    really there, also when devices differ much in size, and memory is bounded.
+    """
+
+    def __init__(self, metrics_fn: Any, federation: Federation):
+        """Prepares the list of blocks.
+
+        Args:
+          metrics_fn: `(params, batch) -> {name: [B]}`.
+          federation: the data.
+        """
+        self._federation = federation
+        self._blocks = {name: _blocks(getattr(federation, name)) for name in SPLITS}
+        self._score = jax.jit(_scorer(metrics_fn), static_argnames="tier")
+
+    def scores(self, tier: str, models: Params, split: str) -> Scores:
+        """Scores one tier on one split.
+
+        Args:
+          tier: `device` (leaves `[D, ...]`), `team` (`[M, ...]`) or `server` (`[...]`).
+          models: the tier's models.
+          split: `train`, `validation` or `test`.
+        """
+        samples = getattr(self._federation, split)
+        count = np.asarray(samples.count)
+        if not count.any():
+            return Scores(count, {})
+        total = self._score(
+            models, self._federation.team, samples, *self._blocks[split], tier=tier
+        )
+        return Scores(count, jax.device_get(total))
+
+    def rows(self, models: dict[str, tuple[str, Params]]) -> dict[str, float]:
+        """One flat row for all models: `PM/accuracy` is pooled over test samples.
+
+        Args:
+          models: label (`PM`, `TM`, `GM`) to (tier, models), as `models_of` gives.
+
+        Returns:
+          `LABEL/NAME` on test; `LABEL/SPLIT/NAME` on train and validation;
+          `LABEL/device_mean_accuracy` and `LABEL/worst_decile_accuracy` on test.
+        """
+        row: dict[str, float] = {}
+        for label, (tier, model) in models.items():
+            for split in SPLITS:
+                prefix = label if split == "test" else f"{label}/{split}"
+                scores = self.scores(tier, model, split)
+                row |= {f"{prefix}/{k}": v for k, v in pooled(scores).items()}
+                if split == "test":
+                    row |= {f"{label}/{k}": v for k, v in spread(scores).items()}
+        return row
+
+
+def models_of(
+    algorithm: Algorithm,
+    key: jax.Array,
+    hparams: Any,
+    state: State,
+    federation: Federation,
+) -> dict[str, tuple[str, Params]]:
+    """The models to score: `PM`, `TM`, `GM` where the method has them.
+
+    `PM` are the device models that training left; when not every device takes part in
+    every exchange, `PM_adapted` are all devices adapted now from their team's model.
+    """
+    models = {}
+    for label, tier in (("PM", "device"), ("TM", "team"), ("GM", "server")):
+        if getattr(state, tier) is not None:
+            models[label] = (tier, getattr(state, tier))
+    if algorithm.personalize is not None:
+        adapt = jax.jit(algorithm.personalize)
+        models["PM_adapted"] = ("device", adapt(key, hparams, state, federation))
+    return models
+
+
+def pooled(scores: Scores) -> dict[str, float]:
+    """Means over all samples of all devices."""
+    return {k: float(v.sum() / scores.count.sum()) for k, v in scores.total.items()}
+
+
+def spread(scores: Scores) -> dict[str, float]:
+    """Over devices that have samples: mean accuracy, and its 10th percentile."""
+    if "accuracy" not in scores.total:
+        return {}
+    has = scores.count > 0
+    accuracy = scores.total["accuracy"][has] / scores.count[has]
+    return {
+        "device_mean_accuracy": float(accuracy.mean()),
+        "worst_decile_accuracy": float(np.percentile(accuracy, 10)),
+    }
+
+
+def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> float:
+    """Pooled test accuracy of guessing each device's commonest training label.
+
+    Args:
+      train_counts: `[D, C]` training samples per class.
+      test_counts: `[D, C]` test samples per class.
+    """
+    guess = train_counts.argmax(axis=1)
+    hits = np.take_along_axis(test_counts, guess[:, None], axis=1)
+    return float(hits.sum() / test_counts.sum())
+
+
+def _blocks(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Device and first position of every block of at most 64 samples, `[K]` each."""
+    per_device = -(-np.asarray(samples.count) // _BLOCK)
+    device = np.repeat(np.arange(len(per_device)), per_device)
+    within = np.arange(len(device)) - np.repeat(
+        np.cumsum(per_device) - per_device, per_device
+    )
+    return device.astype(np.int32), (within * _BLOCK).astype(np.int32)
+
+
+def _scorer(metrics_fn):
+    def score(models, team, samples, device, first, *, tier):
+        def block(where):
+            owner, offset = where
+            index = {"device": owner, "team": team[owner], "server": None}[tier]
+            params = tree.take(models, index)
+            place = offset + jnp.arange(_BLOCK, dtype=jnp.int32)
+            count = samples.count[owner]
+            batch = batches.fetch(
+                samples.pool, samples.start[owner], jnp.minimum(place, count - 1)
+            )
+            values = metrics_fn(params, batch)
+            return {k: jnp.where(place < count, v, 0).sum() for k, v in values.items()}
+
+        sums = jax.lax.map(block, (device, first), batch_size=_BLOCKS_AT_ONCE)
+        num_devices = samples.count.shape[0]
+        return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, num_devices), sums)
+
+    return score

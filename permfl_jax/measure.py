@@ -1,0 +1,102 @@
+"""Cheap measurements of a federation before training: curvature and spread.
+
+A dozen gradients on a few devices, so that step sizes and pulls can be checked
+against the theory before hours are spent.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from permfl_jax import batches, keys
+from permfl_jax.local import weighted_sum
+from permfl_jax.types import Federation, LossFn, Params
+
+_DEVICES = 8
+_SAMPLES = 256
+_POWER_STEPS = 12
+
+
+class Measured(NamedTuple):
+    """Measured at the initial model, on a few devices.
+
+    Attributes:
+      smoothness: largest curvature seen (top eigenvalue of the Hessians), L.
+      best_device_prox: the λ that suits the devices' sample counts: curvature times the
+        variance that sampling leaves in a device's optimum, over the variance between
+        devices (λ* = hτ²/σ_d² of the random-effects model); 0 when devices differ by
+        far more than their samples' noise.
+      smallest_count: fewest training samples on a device.
+    """
+
+    smoothness: float
+    best_device_prox: float
+    smallest_count: int
+
+
+def measure(
+    loss_fn: LossFn, params: Params, federation: Federation, key: jax.Array
+) -> Measured:
+    """Measures up to 8 devices, on at most 256 samples each.
+
+    Args:
+      loss_fn: `(params, batch) -> losses [B]`.
+      params: the initial model.
+      federation: the data.
+      key: for the start of the power iteration.
+    """
+    num_devices = federation.team.shape[0]
+    chosen = np.linspace(0, num_devices - 1, min(_DEVICES, num_devices)).astype(int)
+    curvatures, gradients, noises = _probe(loss_fn, params, federation, key, chosen)
+    smoothness = float(np.max(curvatures))
+    noise = float(np.mean(noises))
+    between = float(np.sum(np.var(gradients, axis=0))) - noise
+    return Measured(
+        smoothness=smoothness,
+        best_device_prox=smoothness * noise / between if between > noise else 0.0,
+        smallest_count=int(np.min(federation.train.count)),
+    )
+
+
+def _probe(loss_fn, params, federation, key, chosen):
+    """Top curvature `[n]`, gradient `[n, P]` and its sampling variance `[n]`."""
+    train = federation.train
+    total = weighted_sum(loss_fn)
+    block = min(train.max_count, _SAMPLES)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+
+    def device(index):
+        count = train.count[index]
+        place = jnp.arange(block, dtype=jnp.int32)
+        batch = batches.fetch(
+            train.pool, train.start[index], jnp.minimum(place, count - 1)
+        )
+        device_key = jax.random.fold_in(keys.measure_key(key), index)
+
+        def loss(vector, real):
+            return total(unravel(vector), batch, real, device_key) / jnp.maximum(
+                real.sum(), 1
+            )
+
+        gradient = jax.grad(loss)
+        real = place < count
+        odd, even = real & (place % 2 == 1), real & (place % 2 == 0)
+        # Two halves of the samples give two estimates; half their squared distance
+        # over two is the variance of the estimate from all samples.
+        halves = gradient(flat, even) - gradient(flat, odd)
+        noise = jnp.where(count > 1, (halves**2).sum() / 4, 0)
+        full = gradient(flat, real)
+
+        def power(_, vector):
+            vector = vector / optax.tree.norm(vector)
+            return jax.jvp(lambda v: gradient(v, real), (flat,), (vector,))[1]
+
+        start = jax.random.normal(device_key, flat.shape, flat.dtype)
+        curvature = optax.tree.norm(jax.lax.fori_loop(0, _POWER_STEPS, power, start))
+        return curvature, full, noise
+
+    return jax.tree.map(np.asarray, jax.jit(lambda c: jax.lax.map(device, c))(chosen))

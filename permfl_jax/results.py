@@ -1,0 +1,154 @@
+"""The folder of a run: config.json, metrics.jsonl, summary.json."""
+
+import errno
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+from permfl_jax.errors import InputError
+
+# Where files are does not change what a run computes.
+_PLACES = ("workdir", "data_dir", "manual_dir")
+_PACKAGES = ("permfl-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class Workdir:
+    """A folder that holds one run, and never two.
+
+    Attributes:
+      path: the folder.
+      finished: the summary of the same run if it is already complete, else `None`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], flags: dict[str, Any]):
+        """Opens or creates the folder for the run that `flags` describe.
+
+        Args:
+          path: the folder.
+          flags: every flag of the run.
+
+        Raises:
+          InputError: it cannot be written, or holds something else.
+        """
+        self.path = pathlib.Path(path)
+        self.flags = json.loads(json.dumps(flags))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_other_run()
+            self.finished = self._read("summary.json")
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write_config(self, extra: dict[str, Any]) -> None:
+        """Starts the run: config.json with flags, versions, commit and machine.
+
+        Args:
+          extra: more to record.
+        """
+        config = {
+            "flags": self.flags,
+            "command": [os.path.basename(sys.executable), *sys.argv],
+            "versions": _versions(),
+            "git_commit": git_commit(),
+            "machine": {
+                "platform": platform.platform(),
+                "cpu_count": os.cpu_count(),
+            },
+            **extra,
+        }
+        self._append("metrics.jsonl", "", mode="w")
+        self._write("config.json", config)
+
+    def write_row(self, row: dict[str, Any]) -> None:
+        """Appends one object to metrics.jsonl and flushes it."""
+        self._append("metrics.jsonl", json.dumps(row) + "\n")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json, which marks the run as finished."""
+        self._write("summary.json", summary)
+
+    def _refuse_other_run(self):
+        config = self._read("config.json")
+        if config is None:
+            # metrics.jsonl alone is a run that was stopped before it had a config.
+            ours = {"metrics.jsonl", ".config.json.tmp"}
+            others = {entry.name for entry in self.path.iterdir()} - ours
+            if others:
+                raise InputError(
+                    f"--workdir={self.path} is not empty and holds no run "
+                    f"({sorted(others)[0]} is in it); choose another folder."
+                )
+            return
+        before = config.get("flags", {})
+        differ = sorted(
+            name
+            for name in before.keys() | self.flags.keys()
+            if name not in _PLACES and before.get(name) != self.flags.get(name)
+        )
+        if differ:
+            raise InputError(
+                f"--workdir={self.path} holds a different run (differing: "
+                f"{', '.join(differ)}); choose another folder."
+            )
+
+    def _read(self, name):
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(
+                f"--workdir={self.path} holds a damaged {name}; choose another folder."
+            ) from error
+
+    def _write(self, name, content):
+        temporary = f".{name}.tmp"
+        self._append(temporary, json.dumps(content, indent=1) + "\n", mode="w")
+        os.replace(self.path / temporary, self.path / name)
+
+    def _append(self, name, text, mode="a"):
+        try:
+            with open(self.path / name, mode, encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error):
+        return InputError(
+            f"--workdir={self.path} cannot be written ({error.strerror})."
+        )
+
+
+def git_commit() -> str | None:
+    """The commit this package runs from, `+changes` if edited; `None` if installed."""
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder)]
+    try:
+        commit = _output([*command, "rev-parse", "HEAD"])
+        changed = _output([*command, "status", "--porcelain", "-uno"])
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def _output(command):
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def _versions():
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

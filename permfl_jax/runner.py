@@ -1,0 +1,130 @@
+"""The only Python loop over global rounds."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from permfl_jax import tree
+from permfl_jax.errors import DivergenceError, InputError
+from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
+
+TIERS = ("device", "team", "server")
+
+
+def start(
+    algorithm: Algorithm, params: Params, num_devices: int, num_teams: int
+) -> State:
+    """The state before round 1, in buffers of its own (`run` gives them away)."""
+    return jax.tree.map(jnp.copy, algorithm.init(params, num_devices, num_teams))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("algorithm", "num_rounds"),
+    donate_argnames=("state",),
+)
+def advance(
+    algorithm: Algorithm,
+    num_rounds: int,
+    key: jax.Array,
+    hparams: Any,
+    state: State,
+    federation: Federation,
+) -> tuple[State, Metrics]:
+    """`num_rounds` global rounds in one call.
+
+    Args:
+      algorithm: static; the same object does not trace again.
+      num_rounds: static, rounds scanned in this call.
+      key: the key of the run.
+      hparams: numbers of the method, traced.
+      state: donated.
+      federation: the data.
+
+    Returns:
+      The new state, and the metrics of each round, leaves `[num_rounds]`, with
+      `finite/TIER` for each tier that the method has.
+    """
+
+    def one(state, _):
+        state, metrics = algorithm.round(key, hparams, state, federation)
+        finite = {
+            f"finite/{tier}": tree.all_finite(getattr(state, tier))
+            for tier in TIERS
+            if getattr(state, tier) is not None
+        }
+        return state, metrics | finite
+
+    return jax.lax.scan(one, state, length=num_rounds)
+
+
+def run(
+    algorithm: Algorithm,
+    key: jax.Array,
+    hparams: Any,
+    state: State,
+    federation: Federation,
+    num_rounds: int,
+    rounds_per_call: int = 1,
+) -> Iterator[tuple[State, dict[str, np.ndarray]]]:
+    """Yields the state and the metrics of the rounds just done, after each call.
+
+    The yielded state is given away in the next step: use it before going on.
+
+    Args:
+      algorithm: the method.
+      key: the key of the run, also when the state comes from round t > 0.
+      hparams: numbers of the method.
+      state: where to start; given away.
+      federation: the data.
+      num_rounds: how many more rounds.
+      rounds_per_call: rounds scanned per call; must divide `num_rounds`.
+
+    Raises:
+      InputError: `rounds_per_call` does not divide `num_rounds`.
+      DivergenceError: a model or a metric stopped being finite; nothing is yielded
+        for that call.
+    """
+    if rounds_per_call < 1 or num_rounds % rounds_per_call:
+        raise InputError(
+            f"--rounds_per_call={rounds_per_call} must divide the rounds between two "
+            f"evaluations and the total; got {num_rounds}."
+        )
+    first = int(state.round) + 1
+    for done in range(0, num_rounds, rounds_per_call):
+        state, metrics = advance(
+            algorithm, rounds_per_call, key, hparams, state, federation
+        )
+        host_metrics = jax.device_get(metrics)
+        check_finite(first + done, host_metrics)
+        yield state, host_metrics
+
+
+def check_finite(first_round: int, metrics: dict[str, np.ndarray]) -> None:
+    """Raises at the first round whose models or metrics are not finite.
+
+    Args:
+      first_round: number of the first round in `metrics`, counted from 1.
+      metrics: leaves `[num_rounds]`.
+
+    Raises:
+      DivergenceError: naming round, tier and quantity.
+    """
+    culprits = []
+    for name, values in metrics.items():
+        tier, quantity = name.split("/", 1)
+        good = values if tier == "finite" else np.isfinite(values)
+        if not np.all(good):
+            label = f"{quantity} model" if tier == "finite" else f"{tier} {quantity}"
+            culprits.append((int(np.argmin(good)), label))
+    if culprits:
+        first = min(index for index, _ in culprits)
+        labels = [label for index, label in culprits if index == first]
+        raise DivergenceError(
+            f"Round {first_round + first} diverged: {', '.join(labels)} not finite. "
+            "Lower the step sizes (device_lr, team_lr, server_lr)."
+        )

@@ -1,0 +1,56 @@
+"""The experimental condition that every method is handed alike."""
+
+import dataclasses
+
+from permfl_jax.errors import InputError
+
+BATCHINGS = ("shuffle", "cyclic")
+WEIGHTS = ("uniform", "samples")
+AGGREGATES = ("participants", "stale", "stale_seen")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How often each tier acts, on which samples, and how means are weighted.
+
+    Everything here shapes the compiled program; numbers that do not (step sizes,
+    pulls) are the `hparams` of a method instead.
+
+    Attributes:
+      team_steps: K, exchanges between a team and its devices per global round.
+      device_steps: L, gradient steps of a device per exchange, one batch each.
+      batch_size: B, or `None` for all samples of the device in every step.
+      batching: `shuffle` draws a new order for each pass over the device's samples;
+        `cyclic` keeps the stored order (the released code).
+      weights: `uniform` (paper) or `samples`: by sample count, at both levels.
+      aggregate: which teams the server averages when not all take part:
+        `participants` of this round, `stale` (all teams, absent ones with the model
+        they last had; the released code), or `stale_seen` (of those, only teams that
+        have taken part at least once).
+    """
+
+    team_steps: int = 10
+    device_steps: int = 20
+    batch_size: int | None = 64
+    batching: str = "shuffle"
+    weights: str = "uniform"
+    aggregate: str = "participants"
+
+    def __post_init__(self):
+        _at_least_one("--team_steps", self.team_steps)
+        _at_least_one("--device_steps", self.device_steps)
+        if self.batch_size is not None:
+            _at_least_one("--batch_size", self.batch_size)
+        _one_of("--batching", self.batching, BATCHINGS)
+        _one_of("--weights", self.weights, WEIGHTS)
+        _one_of("--aggregate", self.aggregate, AGGREGATES)
+
+
+def _at_least_one(flag: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{flag} must be at least 1, got {value}.")
+
+
+def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{flag} must be one of {', '.join(allowed)}; got {value!r}.")

@@ -1,0 +1,79 @@
+"""A task is a model with its loss and its scores: what federated methods train."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from permfl_jax.types import Batch, LossFn, Params
+
+
+class Task(NamedTuple):
+    """Pure functions; any of them may be written by hand.
+
+    Attributes:
+      init: `(key) -> params`.
+      loss: `(params, batch[, key]) -> [B]`, one loss per sample.
+      metrics: `(params, batch) -> {name: [B]}`, one score per sample.
+    """
+
+    init: Callable[[jax.Array], Params]
+    loss: LossFn
+    metrics: Callable[[Params, Batch], dict[str, jax.Array]]
+
+
+def classification(
+    module: Any,
+    sample: Any,
+    *,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    l2: float = 0.0,
+    random: bool = False,
+) -> Task:
+    """Cross-entropy on `{'x': [B, ...], 'y': [B]}` with any flax module.
+
+    Args:
+      module: `module.apply({'params': params}, x) -> logits [B, C]`.
+      sample: one `x`, `[...]`, for its shape.
+      scale: the module sees `x * scale + offset` in float; samples may stay uint8.
+      offset: see `scale`.
+      l2: adds `l2/2 |params|²` to the loss, which makes MCLR strongly convex.
+      random: the module draws numbers while training (dropout): it is then called
+        with `train=True` and a `dropout` key.
+    """
+
+    def see(batch):
+        x = batch["x"]
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        return x.astype(dtype) * scale + offset
+
+    def init(key):
+        return module.init(key, see({"x": jnp.asarray(sample)[None]}))["params"]
+
+    def penalised(params, logits, labels):
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if l2:
+            losses = losses + 0.5 * l2 * optax.tree.norm(params, squared=True)
+        return losses
+
+    def loss(params, batch):
+        logits = module.apply({"params": params}, see(batch))
+        return penalised(params, logits, batch["y"])
+
+    def random_loss(params, batch, key):
+        logits = module.apply(
+            {"params": params}, see(batch), train=True, rngs={"dropout": key}
+        )
+        return penalised(params, logits, batch["y"])
+
+    def metrics(params, batch):
+        logits = module.apply({"params": params}, see(batch))
+        return {
+            "accuracy": (logits.argmax(-1) == batch["y"]).astype(logits.dtype),
+            "loss": penalised(params, logits, batch["y"]),
+        }
+
+    return Task(init, random_loss if random else loss, metrics)

@@ -1,0 +1,144 @@
+"""What gradient descent on nested Moreau envelopes can and cannot do.
+
+For devices whose losses have curvature between μ and L, adding a squared pull λ and
+minimising acts on curvature like a resistor in series:
+
+    μ~ = (1/μ + 1/λ)^-1      μ_F = (1/μ + 1/λ + 1/γ)^-1      (and the same for L)
+
+Each level's gradient descent then contracts by max |1 - step·curvature| over the ends
+of its interval. These are derivations of this project (they agree with the closed forms
+in the tests), not the theorems of arXiv:2407.14251, whose constants differ.
+"""
+
+import math
+from typing import NamedTuple
+
+
+class Curvature(NamedTuple):
+    """The interval that holds the curvature of every device's loss.
+
+    Attributes:
+      low: μ, at least 0.
+      high: L.
+    """
+
+    low: float
+    high: float
+
+
+def series(curvature: float, *pulls: float) -> float:
+    """`(1/curvature + Σ 1/pull)^-1`, curvature of the envelope; 0 if any is 0."""
+    terms = (curvature, *pulls)
+    return 0.0 if min(terms) <= 0 else 1 / sum(1 / term for term in terms)
+
+
+def contraction(step: float, low: float, high: float) -> float:
+    """Worst factor by which gradient descent shrinks the error in one step.
+
+    Args:
+      step: step size.
+      low: smallest curvature.
+      high: largest curvature.
+
+    Returns:
+      ρ = max(|1 - step·low|, |1 - step·high|); below 1 if and only if it converges.
+    """
+    return max(abs(1 - step * low), abs(1 - step * high))
+
+
+class Contractions(NamedTuple):
+    """Factors per device step, team round and global round (exact inner solves).
+
+    Attributes:
+      device: ρ_θ.
+      team: ρ_w.
+      server: ρ_x.
+    """
+
+    device: float
+    team: float
+    server: float
+
+
+def contractions(
+    curvature: Curvature,
+    *,
+    device_lr: float,
+    team_lr: float,
+    server_lr: float,
+    device_prox: float,
+    team_prox: float,
+) -> Contractions:
+    """ρ_θ, ρ_w and ρ_x for step sizes α, η, β and pulls λ, γ."""
+    low, high = curvature
+    return Contractions(
+        device=contraction(device_lr, low + device_prox, high + device_prox),
+        team=contraction(
+            team_lr,
+            series(low, device_prox) + team_prox,
+            series(high, device_prox) + team_prox,
+        ),
+        server=contraction(
+            server_lr,
+            series(low, device_prox, team_prox),
+            series(high, device_prox, team_prox),
+        ),
+    )
+
+
+class Progress(NamedTuple):
+    """How far each tier moves, as a share of the way to its target.
+
+    Attributes:
+      device: a_L, of the way from w to the device's own optimum, in L steps.
+      team: b_KL, of the way from x to the mean optimum of its devices, in K rounds.
+      server: βγ·b_KL, of the way to the mean over teams, in one global round.
+    """
+
+    device: float
+    team: float
+    server: float
+
+
+def progress(
+    curvature: float,
+    *,
+    device_lr: float,
+    team_lr: float,
+    server_lr: float,
+    device_prox: float,
+    team_prox: float,
+    team_steps: int,
+    device_steps: int,
+) -> Progress:
+    """Exact progress on a quadratic of one curvature h (all devices alike).
+
+    Args:
+      curvature: h.
+      device_lr: α.
+      team_lr: η.
+      server_lr: β.
+      device_prox: λ.
+      team_prox: γ.
+      team_steps: K.
+      device_steps: L.
+    """
+    stiffness = curvature + device_prox
+    left = (1 - device_lr * stiffness) ** device_steps
+    device = (1 - left) * curvature / stiffness if stiffness > 0 else 0.0
+    lifted = device_prox * device
+    stay = (1 - team_lr * (team_prox + lifted)) ** team_steps
+    pulls = team_prox + lifted
+    team = (1 - stay) * lifted / pulls if pulls > 0 else 0.0
+    return Progress(device, team, server_lr * team_prox * team)
+
+
+def steps_to(shrink: float, factor: float) -> int | None:
+    """Steps of contraction `factor` until an error is `shrink` of what it was.
+
+    Returns:
+      The number of steps, or `None` when it never gets there.
+    """
+    if factor >= 1:
+        return None
+    return 1 if factor <= 0 else max(1, math.ceil(math.log(shrink) / math.log(factor)))

@@ -1,0 +1,53 @@
+"""The registry, and what importing it costs."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import permfl_jax
+from permfl_jax import data, errors
+
+
+def test_every_key_is_the_name_of_its_function():
+    assert all(name == function.__name__ for name, function in data.DATASETS.items())
+
+
+def test_every_name_in_all_exists():
+    assert all(hasattr(data, name) for name in data.__all__)
+
+
+def test_unknown_name_lists_the_allowed_ones():
+    with pytest.raises(errors.InputError) as caught:
+        data.load("mnits", data.SourceOptions())
+    assert str(caught.value) == (
+        "--dataset must be one of digits, fashion_mnist, mnist, synthetic, got 'mnits'."
+    )
+
+
+@pytest.mark.parametrize("cls", [data.Examples, data.SourceOptions])
+def test_docstring_lists_every_field(cls):
+    fields = getattr(cls, "_fields", None) or tuple(cls.__dataclass_fields__)
+    listed = cls.__doc__.split("Attributes:")[1]
+    assert tuple(re.findall(r"^ +(\w+): ", listed, re.MULTILINE)) == fields
+
+
+def test_import_does_not_import_tfds():
+    """It costs a second, and digits and synthetic never need it."""
+    heavy = ["tensorflow_datasets", "tensorflow", "requests", "PIL", "array_record"]
+    code = (
+        "import sys; from permfl_jax import data; "
+        "data.load('digits', data.SourceOptions()); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    root = pathlib.Path(next(iter(permfl_jax.__path__))).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        cwd=root,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]", done.stdout

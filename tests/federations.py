@@ -1,0 +1,73 @@
+"""Small federations that the tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from permfl_jax import runner
+from permfl_jax.algorithms.permfl import Gains, permfl
+from permfl_jax.federation import from_arrays, num_devices, num_teams, team_sizes
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+
+
+def quadratic_loss(theta, batch):
+    """½ θᵀHθ - hᵀθ for each sample {'hessian': [B, d, d], 'linear': [B, d]}."""
+    curved = jnp.einsum("bij,j->bi", batch["hessian"], theta)
+    return 0.5 * curved @ theta - batch["linear"] @ theta
+
+
+def quadratic_federation(f):
+    """One sample per device."""
+    devices = [
+        {"hessian": h[None], "linear": v[None]}
+        for h, v in zip(f.hessian, f.linear, strict=True)
+    ]
+    return from_arrays(devices, [int(i) for i in f.team])
+
+
+def classes_federation(seed, counts, teams, dim=5, num_classes=3, dtype=np.float64):
+    """Random features and labels; device d has `counts[d]` samples."""
+    rng = np.random.default_rng(seed)
+    devices = [
+        {
+            "x": rng.normal(size=(n, dim)).astype(dtype),
+            "y": rng.integers(0, num_classes, n).astype(np.int32),
+        }
+        for n in counts
+    ]
+    return from_arrays(devices, teams), devices
+
+
+def mclr_params(seed, dim=5, num_classes=3, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return {
+        "weight": jnp.asarray(rng.normal(size=(num_classes, dim)).astype(dtype)),
+        "bias": jnp.asarray(rng.normal(size=num_classes).astype(dtype)),
+    }
+
+
+def mclr_loss(params, batch):
+    rows = (1, *params["bias"].shape)
+    logits = batch["x"] @ params["weight"].T + params["bias"].reshape(rows)
+    picked = jnp.take_along_axis(logits, batch["y"][:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - picked
+
+
+def gains(alpha, lam, a, b, g):
+    return Gains(*(jnp.asarray(value, jnp.float64) for value in (alpha, lam, a, b, g)))
+
+
+def run_permfl(
+    loss, federation, params, numbers, rounds, *, sampler=None, seed=0, **schedule
+):
+    """The state after `rounds`."""
+    schedule = {"batch_size": None} | schedule
+    sampler = sampler or Sampler(team_sizes(federation))
+    algorithm = permfl(loss, Schedule(**schedule), sampler)
+    start = runner.start(
+        algorithm, params, num_devices(federation), num_teams(federation)
+    )
+    key = jax.random.key(seed)
+    *_, (state, _) = runner.run(algorithm, key, numbers, start, federation, rounds)
+    return state
