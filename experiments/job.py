@@ -77,43 +77,19 @@ def build(config: Config) -> Experiment:
         config.team_sizes, config.teams_per_round, config.devices_per_round
     )
     rounds_per_call(config)
-    examples = data.load(
-        config.dataset,
-        data.SourceOptions(
-            seed=config.seed,
-            num_devices=config.num_devices,
-            alpha=config.synthetic_alpha,
-            beta=config.synthetic_beta,
-            data_dir=config.data_dir,
-            manual_dir=config.manual_dir,
-        ),
-    )
-    default_partition = "paper" if examples.device is None else "natural"
+    examples = _load(config)
     devices, report = assemble.build(
         examples,
         team_sizes=config.team_sizes,
-        partition=config.partition or default_partition,
+        partition=config.partition
+        or ("paper" if examples.device is None else "natural"),
         formation=config.team_formation,
         classes_per_device=config.classes_per_device,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
-    spec = models.ModelSpec(
-        dataset=config.dataset,
-        sample_shape=examples.x.shape[1:],
-        num_classes=examples.num_classes,
-        hidden=config.hidden,
-    )
-    module = models.build(config.model, spec)
-    classify = task.classification(
-        module,
-        examples.x[0],
-        scale=examples.scale,
-        offset=examples.offset,
-        l2=config.l2,
-        random=models.is_random(module),
-    )
+    classify = _task(config, examples)
     return Experiment(
         config=config,
         federation=devices,
@@ -125,6 +101,36 @@ def build(config: Config) -> Experiment:
         hparams=hparams,
         algorithm=method.factory(classify.loss, schedule, sampler),
         num_classes=examples.num_classes,
+    )
+
+
+def _load(config):
+    options = data.SourceOptions(
+        seed=config.seed,
+        num_devices=config.num_devices,
+        alpha=config.synthetic_alpha,
+        beta=config.synthetic_beta,
+        data_dir=config.data_dir,
+        manual_dir=config.manual_dir,
+    )
+    return data.load(config.dataset, options)
+
+
+def _task(config, examples):
+    spec = models.ModelSpec(
+        dataset=config.dataset,
+        sample_shape=examples.x.shape[1:],
+        num_classes=examples.num_classes,
+        hidden=config.hidden,
+    )
+    module = models.build(config.model, spec)
+    return task.classification(
+        module,
+        examples.x[0],
+        scale=examples.scale,
+        offset=examples.offset,
+        l2=config.l2,
+        random=models.is_random(module),
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments import config, job, report
 from permfl_jax import results
@@ -51,6 +51,7 @@ def run(settings: config.Config) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Turns mistakes and divergence into one sentence and a non-zero exit."""
+    logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")

@@ -135,12 +135,18 @@ def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> floa
 
 def _blocks(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Device and first position of every block of at most 64 samples, `[K]` each."""
-    per_device = -(-np.asarray(samples.count) // _BLOCK)
+    count = np.asarray(samples.count)
+    per_device = -(-count // _BLOCK)
     device = np.repeat(np.arange(len(per_device)), per_device)
     within = np.arange(len(device)) - np.repeat(
         np.cumsum(per_device) - per_device, per_device
     )
-    return device.astype(np.int32), (within * _BLOCK).astype(np.int32)
+    # Blocks past the end of device 0 fill the last group: a remainder of another size
+    # would compile a second time.
+    fill = -len(device) % _BLOCKS_AT_ONCE
+    device = np.pad(device, (0, fill))
+    first = np.pad(within * _BLOCK, (0, fill), constant_values=count[0])
+    return device.astype(np.int32), first.astype(np.int32)
 
 
 def _scorer(metrics_fn):

@@ -28,8 +28,8 @@ class Measured(NamedTuple):
       smoothness: largest curvature seen (top eigenvalue of the Hessians), L.
       best_device_prox: the λ that suits the devices' sample counts: curvature times the
         variance that sampling leaves in a device's optimum, over the variance between
-        devices (λ* = hτ²/σ_d² of the random-effects model); 0 when devices differ by
-        far more than their samples' noise.
+        devices (λ* = hτ²/σ_d² of the random-effects model); 0 when devices do not
+        differ by more than their samples' noise, which leaves the spread unknown.
       smallest_count: fewest training samples on a device.
     """
 
@@ -53,12 +53,16 @@ def measure(
     chosen = np.linspace(0, num_devices - 1, min(_DEVICES, num_devices)).astype(int)
     curvatures, gradients, noises = _probe(loss_fn, params, federation, key, chosen)
     smoothness = float(np.max(curvatures))
+    count = np.asarray(federation.train.count)
     noise = float(np.mean(noises))
-    between = float(np.sum(np.var(gradients, axis=0))) - noise
+    # A device's optimum hangs on all its samples, also those not measured.
+    left = float(np.mean(noises * np.minimum(1, _SAMPLES / count[chosen])))
+    ddof = min(1, num_devices - 1)
+    between = float(np.sum(np.var(gradients, axis=0, ddof=ddof))) - noise
     return Measured(
         smoothness=smoothness,
-        best_device_prox=smoothness * noise / between if between > noise else 0.0,
-        smallest_count=int(np.min(federation.train.count)),
+        best_device_prox=smoothness * left / between if between > noise else 0.0,
+        smallest_count=int(count.min()),
     )
 
 
@@ -78,9 +82,8 @@ def _probe(loss_fn, params, federation, key, chosen):
         device_key = jax.random.fold_in(keys.measure_key(key), index)
 
         def loss(vector, real):
-            return total(unravel(vector), batch, real, device_key) / jnp.maximum(
-                real.sum(), 1
-            )
+            seen = jnp.maximum(real.sum(), 1).astype(vector.dtype)
+            return total(unravel(vector), batch, real, device_key) / seen
 
         gradient = jax.grad(loss)
         real = place < count

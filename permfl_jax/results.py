@@ -100,7 +100,10 @@ class Workdir:
 
     def _read(self, name):
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"{name} holds no object")
+            return content
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -111,7 +114,10 @@ class Workdir:
     def _write(self, name, content):
         temporary = f".{name}.tmp"
         self._append(temporary, json.dumps(content, indent=1) + "\n", mode="w")
-        os.replace(self.path / temporary, self.path / name)
+        try:
+            os.replace(self.path / temporary, self.path / name)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def _append(self, name, text, mode="a"):
         try:

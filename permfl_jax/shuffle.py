@@ -31,9 +31,17 @@ def permute(key: jax.Array, position: jax.Array, count: jax.Array) -> jax.Array:
     n = count.astype(jnp.uint32)
     here = position.astype(jnp.uint32)
     words = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
-    for pivot, salt in zip(words[:, 0] % n, words[:, 1], strict=True):
+
+    def swap_or_not(here, word):
+        pivot, salt = word
         there = jnp.where(pivot >= here, pivot - here, pivot - here + n)
-        here = jnp.where(_coin(salt, jnp.maximum(here, there)), there, here)
+        swap = _coin(salt, jnp.maximum(here, there))
+        return jnp.where(swap, there, here), None
+
+    # A loop, so that XLA cannot fuse the arithmetic into the fetch of the samples,
+    # where it would be repeated for every feature.
+    rounds = (words[:, 0] % n, words[:, 1])
+    here, _ = jax.lax.scan(swap_or_not, here, rounds, unroll=4)
     return here.astype(jnp.int32)
 
 

@@ -71,8 +71,9 @@ def classification(
 
     def metrics(params, batch):
         logits = module.apply({"params": params}, see(batch))
+        guess = logits.argmax(-1)
         return {
-            "accuracy": (logits.argmax(-1) == batch["y"]).astype(logits.dtype),
+            "accuracy": (guess == batch["y"].astype(guess.dtype)).astype(logits.dtype),
             "loss": penalised(params, logits, batch["y"]),
         }
 

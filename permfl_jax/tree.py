@@ -113,9 +113,13 @@ def lerp(start: Params, end: Params, share: jax.Array) -> Params:
 
 
 def all_finite(tree: Params) -> jax.Array:
-    """`[]` bool: every number of every floating-point leaf is finite."""
+    """`[]` bool: every floating-point number, and its square, is finite.
+
+    A model whose norm overflows has diverged, also where a bounded gradient keeps its
+    numbers just below the largest float.
+    """
     leaves = [
-        jnp.isfinite(x).all()
+        jnp.isfinite(x * x).all()
         for x in jax.tree.leaves(tree)
         if jnp.issubdtype(x.dtype, jnp.inexact)
     ]

@@ -1,5 +1,7 @@
 """Small federations that the tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,13 +60,17 @@ def gains(alpha, lam, a, b, g):
     return Gains(*(jnp.asarray(value, jnp.float64) for value in (alpha, lam, a, b, g)))
 
 
+# The same object is compiled once, whichever test asks for it.
+_permfl = functools.lru_cache(permfl)
+
+
 def run_permfl(
     loss, federation, params, numbers, rounds, *, sampler=None, seed=0, **schedule
 ):
     """The state after `rounds`."""
     schedule = {"batch_size": None} | schedule
     sampler = sampler or Sampler(team_sizes(federation))
-    algorithm = permfl(loss, Schedule(**schedule), sampler)
+    algorithm = _permfl(loss, Schedule(**schedule), sampler)
     start = runner.start(
         algorithm, params, num_devices(federation), num_teams(federation)
     )

@@ -80,6 +80,6 @@ def cnn(spec: ModelSpec) -> nn.Module:
     if spec.dataset not in PLANS or len(spec.sample_shape) not in (2, 3):
         raise InputError(
             f"--model=cnn has no network for --dataset={spec.dataset}; it knows "
-            f"{', '.join(PLANS)}. Use --model=mclr or dnn."
+            f"{', '.join(PLANS)}, so choose one of these or --model=mclr or dnn."
         )
     return CNN(spec.num_classes, PLANS[spec.dataset])

@@ -1,0 +1,57 @@
+"""Every preset parses, says what it gives, and the quick one really gives it."""
+
+import pathlib
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import config, job
+
+ROOT = pathlib.Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+
+
+def parse(path, *more):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", f"--flagfile={path}", *more])
+        return config.from_flags(flags.FLAGS)
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)  # presets name other presets from the root
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_presets_parse_and_build_their_method(path):
+    settings = parse(path)
+    job.rounds_per_call(settings)
+    method = job.algorithms.get(settings.algorithm)
+    job.hyper.parse(method.hparams, settings.hparam)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+def test_headers_give_command_result_and_time(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert f"--flagfile=experiments/presets/{path.name}" in header[0]
+    text = "\n".join(header)
+    for word in ("PM", "TM", "GM", "%", " s", "cores"):
+        assert word in text, f"{path.name} header lacks {word!r}"
+
+
+def test_quickstart_gives_what_its_header_says():
+    """PM, TM and GM to a point (other machines round differently)."""
+    path = ROOT / "experiments" / "presets" / "quickstart.flags"
+    promised = [
+        float(word.removesuffix("%"))
+        for word in path.read_text().split()
+        if word.endswith("%")
+    ][:3]
+    experiment = job.build(parse(path))
+    last = job.train(experiment, lambda row: None, lambda *_: None)[-1]
+    got = [100 * last[f"{label}/accuracy"] for label in ("PM", "TM", "GM")]
+    assert got == pytest.approx(promised, abs=1.0)
+    # What the demo is there to show: personal beats team beats alone.
+    alone = 100 * job.floors(experiment)["local/accuracy"]
+    assert got[0] > alone + 3

@@ -1,0 +1,252 @@
+"""The main job from outside: a user's command, folder and mistakes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from permfl_jax import results
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = (
+    "--num_teams=2",
+    "--devices_per_team=2",
+    "--num_rounds=4",
+    "--team_steps=2",
+    "--device_steps=2",
+    "--batch_size=8",
+)
+
+
+def train(*flags, cwd=ROOT):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.train", *flags],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "nested" / "folder"
+    done = train(*SMALL, "--eval_every=2", f"--workdir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    folder, done = finished
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"config.json", "metrics.jsonl", "summary.json", "curves.png"}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["num_rounds"] == 4
+    assert config["flags"]["team_sizes"] == [2, 2]
+    assert config["versions"]["jax"]
+    assert config["partition"]["samples_used"] > 0
+    assert config["git_commit"] == results.git_commit()
+    for word in ("PM", "TM", "GM", "each device alone", "majority label"):
+        assert word in done.stdout
+
+
+def test_metrics_have_one_object_per_evaluation(finished):
+    folder, _ = finished
+    assert [row["round"] for row in rows(folder)] == [2, 4]
+    for row in rows(folder):
+        for label in ("PM", "TM", "GM"):
+            for name in ("accuracy", "train/accuracy", "validation/accuracy"):
+                assert 0 <= row[f"{label}/{name}"] <= 1
+            assert row[f"{label}/loss"] > 0
+
+
+def test_the_summary_reports_the_last_round_and_the_best_by_validation(finished):
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    last = rows(folder)[-1]
+    assert summary["last"] == last
+    for label, best in summary["best_by_validation"].items():
+        chosen = max(rows(folder), key=lambda row: row[f"{label}/validation/accuracy"])
+        assert best["accuracy"] == chosen[f"{label}/accuracy"]
+    assert 0 < summary["floors"]["local/accuracy"] <= 1
+    assert 0 < summary["floors"]["majority/accuracy"] <= 1
+
+
+def test_the_same_command_again_shows_the_finished_run(finished):
+    folder, done = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    again = train(*SMALL, "--eval_every=2", f"--workdir={folder}")
+    assert again.returncode == 0
+    assert "already holds this run" in again.stdout
+    table = done.stdout[: done.stdout.index("results:")]
+    assert table in again.stdout
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_different_run_is_refused_and_nothing_is_lost(finished):
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = train(*SMALL, "--eval_every=2", "--seed=1", f"--workdir={folder}")
+    assert_one_sentence(done, "holds a different run (differing: seed)")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_another_process_gives_the_same_bits(finished, tmp_path):
+    folder, _ = finished
+    done = train(*SMALL, "--eval_every=2", f"--workdir={tmp_path / 'again'}")
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(rows(folder), rows(tmp_path / "again"), strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_rounds_per_call_gives_the_same_rows(finished, tmp_path):
+    folder, _ = finished
+    flags = (*SMALL, "--eval_every=2", "--rounds_per_call=2", "--nolocal_floor")
+    done = train(*flags, f"--workdir={tmp_path / 'scan'}")
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(rows(folder), rows(tmp_path / "scan"), strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--dataset=synthetic", "--model=dnn", "--hidden=8,8", "--l2=0.01"),
+        ("--algorithm=local",),
+        ("--teams_per_round=1", "--devices_per_round=1", "--aggregate=stale_seen"),
+        ("--devices_per_team=1,3", "--weights=samples", "--batch_size=0"),
+        ("--team_formation=worst_case", "--batching=cyclic", "--model=cnn"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_other_settings_run(flags, tmp_path):
+    short = ("--num_rounds=2", "--nolocal_floor", f"--workdir={tmp_path / 'run'}")
+    done = train(*SMALL, *flags, *short)
+    assert done.returncode == 0, done.stderr
+    assert [row["round"] for row in rows(tmp_path / "run")] == [1, 2]
+
+
+def test_divergence_stops_the_run_and_keeps_what_was_measured(tmp_path):
+    flags = ("--hparam=device_lr=1e6", "--device_steps=20", "--nolocal_floor")
+    done = train(*SMALL, *flags, f"--workdir={tmp_path / 'run'}")
+    assert_one_sentence(done, "Round 1 diverged: ", "device model")
+    assert "warning: device_lr (α = 1e+06) will diverge" in done.stderr
+    assert (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_real_mnist(shared_data, tmp_path):
+    done = train(
+        *SMALL,
+        "--dataset=mnist",
+        f"--manual_dir={shared_data}",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--workdir={tmp_path / 'run'}",
+        "--num_rounds=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "run")) == 1
+
+
+BAD = [
+    (["--dataset=mnits"], ["mnits", "mnist"]),
+    (["--model=resnet"], ["--model=resnet", "mclr"]),
+    (["--algorithm=fedsgd"], ["--algorithm=fedsgd", "permfl"]),
+    (["--partition=iid"], ["--partition=iid", "paper"]),
+    (["--team_formation=kmeans"], ["--team_formation=kmeans", "random"]),
+    (["--batching=random"], ["--batching", "shuffle"]),
+    (["--weights=equal"], ["--weights", "uniform"]),
+    (["--aggregate=all"], ["--aggregate", "participants"]),
+    (["--num_teams=0"], ["--num_teams", "at least 1"]),
+    (["--num_teams=-3"], ["--num_teams", "at least 1"]),
+    (["--devices_per_team=0"], ["--devices_per_team", "at least 1"]),
+    (["--devices_per_team=2,4,8"], ["--devices_per_team", "3 sizes", "--num_teams=2"]),
+    (["--devices_per_team=ten"], ["--devices_per_team", "whole numbers"]),
+    (["--num_rounds=0"], ["--num_rounds", "at least 1"]),
+    (["--team_steps=0"], ["--team_steps", "at least 1"]),
+    (["--device_steps=-1"], ["--device_steps", "at least 1"]),
+    (["--batch_size=-1"], ["--batch_size", "0 for all"]),
+    (["--eval_every=0"], ["--eval_every", "at least 1"]),
+    (["--rounds_per_call=3"], ["--rounds_per_call=3", "divide"]),
+    (["--rounds_per_call=0"], ["--rounds_per_call", "at least 1"]),
+    (["--seed=-1"], ["--seed"]),
+    (["--l2=-0.1"], ["--l2"]),
+    (["--l2=nan"], ["--l2"]),
+    (["--teams_per_round=3"], ["--teams_per_round must be 1 to 2", "got 3"]),
+    (["--teams_per_round=0"], ["--teams_per_round must be 1 to 2"]),
+    (["--devices_per_round=5"], ["--devices_per_round must be 1 to 2", "got 5"]),
+    (["--classes_per_device=11"], ["--classes_per_device", "10"]),
+    (["--classes_per_device=0"], ["--classes_per_device"]),
+    (["--devices_per_team=2000"], ["--devices_per_team"]),
+    (["--validation_fraction=0.9"], ["--validation_fraction", "--test_fraction"]),
+    (["--test_fraction=-0.1"], ["--test_fraction"]),
+    (["--hparam=lambda=1"], ["--hparam=lambda=1", "device_prox"]),
+    (["--hparam=device_lr"], ["--hparam=device_lr", "name=value"]),
+    (["--hparam=device_lr=fast"], ["--hparam=device_lr=fast", "number"]),
+    (["--hparam=device_lr=nan"], ["--hparam=device_lr=nan", "number"]),
+    (["--hparam=device_lr=0"], ["--hparam=device_lr", "above 0"]),
+    (["--hparam=team_prox=-1"], ["--hparam=team_prox", "at least 0"]),
+    (["--hparam=team_lr=1", "--hparam=team_lr=2"], ["team_lr", "twice"]),
+    (["--algorithm=local", "--hparam=team_prox=1"], ["team_prox", "device_lr"]),
+    (["--model=dnn", "--hidden=5,5,5"], ["--hidden", "one or two"]),
+    (["--dataset=synthetic", "--model=cnn"], ["--model=cnn", "synthetic"]),
+    (["--partition=natural"], ["--partition=natural"]),
+    (
+        ["--dataset=synthetic", "--team_formation=worst_case"],
+        ["--team_formation=worst_case"],
+    ),
+    (["--dataset=synthetic", "--synthetic_alpha=-1"], ["--synthetic_alpha"]),
+    (
+        ["--dataset=mnist", "--manual_dir=/nonexistent", "--data_dir={tmp}/d"],
+        ["--manual_dir=/nonexistent", "mnist"],
+    ),
+    (["--dataset=mnist", "--data_dir=/dev/null/data"], ["--data_dir=/dev/null/data"]),
+    (["--workdir=/dev/null/run"], ["--workdir=/dev/null/run", "cannot be written"]),
+    (["--workdir={foreign}"], ["is not empty and holds no run"]),
+    (["extra"], ["unexpected argument 'extra'"]),
+    (["--num_round=3"], ["Unknown command line flag 'num_round'"]),
+    (["--num_rounds=three"], ["--num_rounds=three"]),
+    (["--flagfile=missing.flags"], ["missing.flags"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), BAD, ids=[" ".join(flags) for flags, _ in BAD]
+)
+def test_mistakes_get_one_sentence(flags, words, tmp_path, monkeypatch):
+    for scheme in ("http", "https"):  # nothing listens there: no network
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("precious")
+    flags = [f.format(tmp=tmp_path, foreign=tmp_path / "foreign") for f in flags]
+    if not any(flag.startswith("--workdir") for flag in flags):
+        flags = [f"--workdir={tmp_path / 'run'}", *flags]
+    done = train(*SMALL, *flags)
+    assert_one_sentence(done, *words)
+    assert (tmp_path / "foreign" / "thesis.tex").read_text() == "precious"
+
+
+def assert_one_sentence(done, *words):
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if line.strip() and not line.startswith("warning: ")
+    ]
+    # absl adds where help is to be found.
+    lines = [line for line in lines if "--helpshort" not in line]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
