@@ -19,6 +19,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/pyrefly check
 
+# Tests mostly compile; what one worker or run has compiled serves the next.
+pytest: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/xla
+pytest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS)
 

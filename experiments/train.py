@@ -6,11 +6,12 @@ python -m experiments.train --flagfile=experiments/presets/quickstart.flags
 import sys
 from collections.abc import Sequence
 
+import jax
 import tqdm
 from absl import app, flags, logging
 
 from experiments import config, job, report
-from permfl_jax import results
+from permfl_jax import data, results
 from permfl_jax.errors import DivergenceError, InputError
 
 
@@ -49,13 +50,33 @@ def run(settings: config.Config) -> None:
     print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl")
 
 
+def remember_compilations(data_dir: str | None) -> None:
+    """Keeps compiled programs beside the prepared data, for the next start.
+
+    Args:
+      data_dir: `--data_dir`. `JAX_COMPILATION_CACHE_DIR` has precedence; a folder that
+        cannot be written only means compiling again.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = data.SourceOptions(data_dir=data_dir).data_path() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def main(argv: Sequence[str]) -> None:
     """Turns mistakes and divergence into one sentence and a non-zero exit."""
     logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
-        run(config.from_flags(flags.FLAGS))
+        settings = config.from_flags(flags.FLAGS)
+        remember_compilations(settings.data_dir)
+        run(settings)
     except (InputError, DivergenceError) as error:
         sys.exit(f"experiments.train: {error}")
 

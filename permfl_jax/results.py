@@ -55,6 +55,7 @@ class Workdir:
         config = {
             "flags": self.flags,
             "command": [os.path.basename(sys.executable), *sys.argv],
+            "seed": self.flags.get("seed"),
             "versions": _versions(),
             "git_commit": git_commit(),
             "machine": {

@@ -250,3 +250,15 @@ def assert_one_sentence(done, *words):
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    flags = (*SMALL, "--nolocal_floor", f"--data_dir={tmp_path / 'data'}")
+    done = train(*flags, f"--workdir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (tmp_path / "data" / "xla").iterdir()}
+    assert any("advance" in name for name in kept)
+    assert train(*flags, f"--workdir={tmp_path / 'two'}").returncode == 0
+    again = {path.name for path in (tmp_path / "data" / "xla").iterdir()}
+    assert {name for name in again if name.endswith("-cache")} <= kept
