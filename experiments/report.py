@@ -4,12 +4,8 @@ import os
 import pathlib
 from typing import Any
 
-_LABELS = {
-    "PM": "personal models",
-    "PM_adapted": "personal, adapted now",
-    "TM": "team models",
-    "GM": "global model",
-}
+from permfl_jax.evaluate import LABELS
+
 _COLOURS = {"PM": "#1b7837", "TM": "#7b3294", "GM": "#2166ac"}
 
 
@@ -22,7 +18,7 @@ def table(summary: dict[str, Any]) -> str:
         f"{'test accuracy, round ' + str(last['round']):34}"
         f"{'pooled':>8}{'devices':>9}{'worst 10%':>11}{'loss':>8}   best by validation"
     ]
-    for label, meaning in _LABELS.items():
+    for label, meaning in LABELS.items():
         if f"{label}/accuracy" in last:
             chosen = best.get(label)
             note = (

@@ -3,6 +3,7 @@
 python -m experiments.train --flagfile=experiments/presets/quickstart.flags
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,9 +11,10 @@ import jax
 import tqdm
 from absl import app, flags, logging
 
-from experiments import config, job, report
+from experiments import config, experiment, job, report
 from permfl_jax import data, results
 from permfl_jax.errors import DivergenceError, InputError
+from permfl_jax.evaluate import LABELS
 
 
 def run(settings: config.Config) -> None:
@@ -27,21 +29,21 @@ def run(settings: config.Config) -> None:
         print(f"{folder.path} already holds this run, finished:")
         print(report.table(folder.finished))
         return
-    experiment = job.build(settings)
-    folder.write_config({"partition": experiment.report})
-    for warning in job.advice(experiment):
+    built = experiment.build(settings)
+    folder.write_config({"partition": built.report})
+    for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
     with tqdm.tqdm(
         total=settings.num_rounds, unit="round", disable=not sys.stderr.isatty()
     ) as bar:
 
         def on_round(round_, row):
-            shown = {k: row.get(f"{k}/accuracy") for k in job.LABELS}
+            shown = {k: row.get(f"{k}/accuracy") for k in LABELS}
             bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None})
             bar.update(round_ - bar.n)
 
-        rows = job.train(experiment, folder.write_row, on_round)
-    floor = job.floors(experiment)
+        rows = job.train(built, folder.write_row, on_round)
+    floor = job.floors(built)
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
     report.curves(rows, floor, title, folder.path / "curves.png")
@@ -57,7 +59,7 @@ def remember_compilations(data_dir: str | None) -> None:
       data_dir: `--data_dir`. `JAX_COMPILATION_CACHE_DIR` has precedence; a folder that
         cannot be written only means compiling again.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = data.SourceOptions(data_dir=data_dir).data_path() / "xla"
     try:

@@ -11,6 +11,13 @@ from permfl_jax.types import Algorithm, Federation, Params, Samples, State
 
 _BLOCK = 64  # samples of one device scored together
 _BLOCKS_AT_ONCE = 16
+# The models that are scored, in the order in which people read them.
+LABELS = {
+    "PM": "personal models",
+    "PM_adapted": "personal, adapted now",
+    "TM": "team models",
+    "GM": "global model",
+}
 SPLITS = ("train", "validation", "test")
 
 

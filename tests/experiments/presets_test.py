@@ -6,7 +6,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import config, job
+from experiments import config, experiment, job
+from permfl_jax import algorithms, hparams
 
 ROOT = pathlib.Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
@@ -26,9 +27,9 @@ def at_root(monkeypatch):
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 def test_presets_parse_and_build_their_method(path):
     settings = parse(path)
-    job.rounds_per_call(settings)
-    method = job.algorithms.get(settings.algorithm)
-    job.hyper.parse(method.hparams, settings.hparam)
+    experiment.rounds_per_call(settings)
+    method = algorithms.get(settings.algorithm)
+    hparams.parse(method.hparams, settings.hparam)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
@@ -48,10 +49,10 @@ def test_quickstart_gives_what_its_header_says():
         for word in path.read_text().split()
         if word.endswith("%")
     ][:3]
-    experiment = job.build(parse(path))
-    last = job.train(experiment, lambda row: None, lambda *_: None)[-1]
+    built = experiment.build(parse(path))
+    last = job.train(built, lambda row: None, lambda *_: None)[-1]
     got = [100 * last[f"{label}/accuracy"] for label in ("PM", "TM", "GM")]
     assert got == pytest.approx(promised, abs=1.0)
     # What the demo is there to show: personal beats team beats alone.
-    alone = 100 * job.floors(experiment)["local/accuracy"]
+    alone = 100 * job.floors(built)["local/accuracy"]
     assert got[0] > alone + 3

@@ -1,0 +1,130 @@
+"""From a config to checked, built objects; knows no method by name."""
+
+from typing import Any, NamedTuple
+
+from experiments.config import Config
+from permfl_jax import algorithms, assemble, data, hparams, models, task
+from permfl_jax.errors import InputError
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+from permfl_jax.types import Algorithm, Federation
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs, built and checked.
+
+    Attributes:
+      config: the flags.
+      federation: devices, samples, teams.
+      report: what the partition used.
+      task: model, loss, scores.
+      schedule: K, L, batches, weights.
+      sampler: who takes part.
+      method: registry entry of the algorithm.
+      hparams: its checked hyper-parameters.
+      algorithm: its functions.
+      num_classes: C.
+    """
+
+    config: Config
+    federation: Federation
+    report: dict[str, Any]
+    task: task.Task
+    schedule: Schedule
+    sampler: Sampler
+    method: algorithms.Method
+    hparams: Any
+    algorithm: Algorithm
+    num_classes: int
+
+
+def build(config: Config) -> Experiment:
+    """Checks everything that can be checked before data is read, then reads it.
+
+    Raises:
+      InputError: any user's mistake.
+    """
+    method = algorithms.get(config.algorithm)
+    chosen = hparams.parse(method.hparams, config.hparam)
+    schedule = Schedule(
+        team_steps=config.team_steps,
+        device_steps=config.device_steps,
+        batch_size=config.batch_size,
+        batching=config.batching,
+        weights=config.weights,
+        aggregate=config.aggregate,
+    )
+    sampler = Sampler(
+        config.team_sizes, config.teams_per_round, config.devices_per_round
+    )
+    rounds_per_call(config)
+    examples = _load(config)
+    devices, report = assemble.build(
+        examples,
+        team_sizes=config.team_sizes,
+        partition=config.partition
+        or ("paper" if examples.device is None else "natural"),
+        formation=config.team_formation,
+        classes_per_device=config.classes_per_device,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    classify = _task(config, examples)
+    return Experiment(
+        config=config,
+        federation=devices,
+        report=report,
+        task=classify,
+        schedule=schedule,
+        sampler=sampler,
+        method=method,
+        hparams=chosen,
+        algorithm=method.factory(classify.loss, schedule, sampler),
+        num_classes=examples.num_classes,
+    )
+
+
+def _load(config):
+    options = data.SourceOptions(
+        seed=config.seed,
+        num_devices=config.num_devices,
+        alpha=config.synthetic_alpha,
+        beta=config.synthetic_beta,
+        data_dir=config.data_dir,
+        manual_dir=config.manual_dir,
+    )
+    return data.load(config.dataset, options)
+
+
+def _task(config, examples):
+    spec = models.ModelSpec(
+        dataset=config.dataset,
+        sample_shape=examples.x.shape[1:],
+        num_classes=examples.num_classes,
+        hidden=config.hidden,
+    )
+    module = models.build(config.model, spec)
+    return task.classification(
+        module,
+        examples.x[0],
+        scale=examples.scale,
+        offset=examples.offset,
+        l2=config.l2,
+        random=models.is_random(module),
+    )
+
+
+def rounds_per_call(config: Config) -> int:
+    """The checked flag.
+
+    Raises:
+      InputError: it does not divide the rounds between two evaluations.
+    """
+    per_call = config.rounds_per_call
+    if config.eval_every % per_call or config.num_rounds % per_call:
+        raise InputError(
+            f"--rounds_per_call={per_call} must divide --eval_every="
+            f"{config.eval_every} and --num_rounds={config.num_rounds}."
+        )
+    return per_call
