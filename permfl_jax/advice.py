@@ -32,41 +32,58 @@ def three_tier(
     Returns:
       Warnings, most serious first; empty when there is nothing to say.
     """
-    gains = {
+    numbers = {
         name: getattr(hparams, name)
         for name in ("device_lr", "team_lr", "server_lr", "device_prox", "team_prox")
     }
+    pull = getattr(hparams, "device_pull", None)
+    pull = numbers["device_prox"] if pull is None else pull
     curvature = theory.Curvature(l2, max(measured.smoothness, l2))
-    unstable = _unstable(curvature, gains)
-    if unstable:
-        return unstable
+    for name, letter, seen in _levels(curvature.high, numbers, pull, schedule):
+        if numbers[name] * seen >= 2:
+            return [_unstable(name, letter, numbers[name], seen, curvature.high)]
     return [
-        *_too_few_steps(curvature, gains, schedule, num_rounds),
-        *_held_by_server(curvature, gains, schedule),
-        *_too_little_pull(hparams, measured),
+        *_too_few_steps(curvature, numbers, pull, schedule, num_rounds),
+        *_held_by_server(curvature.high, numbers, pull, schedule),
+        *_too_little_pull(pull, measured),
     ]
 
 
-def _unstable(curvature, gains):
-    """Step sizes at or above 2 / (largest curvature of their level)."""
-    alpha, eta, beta, lam, gamma = gains.values()
-    levels = [
-        ("device_lr", "α", alpha, curvature.high + lam, "L+λ"),
-        ("team_lr", "η", eta, theory.series(curvature.high, lam) + gamma, "L~+γ"),
-        ("server_lr", "β", beta, theory.series(curvature.high, lam, gamma), "L_F"),
-    ]
-    return [
-        f"{name} ({greek} = {step:g}) will diverge where curvature is largest: the "
-        f"limit is 2/({formula}) = {2 / high:.3g} at the measured smoothness "
-        f"L = {curvature.high:.3g}; use --hparam={name}={1 / high:.2g} or less."
-        for name, greek, step, high, formula in levels
-        if high > 0 and step * high >= 2
-    ]
+def _levels(high, numbers, pull, schedule):
+    """Step size of each level and the largest curvature it sees, lowest level first.
+
+    That is the curvature of the loops below as they are run: with short loops below,
+    the limit of the server is higher than 2/L_F. Above a level that diverges the next
+    ones mean nothing, so they are not computed until asked for.
+    """
+    yield "device_lr", "α", high + pull
+    share = theory.device_share(high, numbers["device_lr"], pull, schedule.device_steps)
+    lifted, prox = numbers["device_prox"] * share, numbers["team_prox"]
+    yield "team_lr", "η", prox + lifted
+    share = theory.team_share(lifted, numbers["team_lr"], prox, schedule.team_steps)
+    yield "server_lr", "β", prox * share
 
 
-def _too_few_steps(curvature, gains, schedule, num_rounds):
+def _unstable(name, letter, step, seen, high):
+    return (
+        f"{name} ({letter} = {step:g}) will diverge where curvature is largest: its "
+        f"limit is 2/{seen:.3g} = {2 / seen:.3g} at the measured smoothness "
+        f"L = {high:.3g}; use --hparam={name}={1 / seen:.2g} or less."
+    )
+
+
+def _too_few_steps(curvature, numbers, pull, schedule, num_rounds):
     """K, L for which inner errors do not fall below the O(1/T) of the outer loop."""
-    rates = theory.contractions(curvature, **gains)
+    # A pull of the devices alone is a re-tuning of the other numbers.
+    scale = numbers["device_prox"] / pull if pull and numbers["device_prox"] else 1
+    rates = theory.contractions(
+        curvature,
+        device_lr=numbers["device_lr"],
+        team_lr=numbers["team_lr"] * scale,
+        server_lr=numbers["server_lr"] * scale,
+        device_prox=pull,
+        team_prox=numbers["team_prox"] / scale,
+    )
     loops = [
         ("--device_steps", "L", schedule.device_steps, rates.device, "device_prox"),
         ("--team_steps", "K", schedule.team_steps, rates.team, "team_prox"),
@@ -84,34 +101,29 @@ def _too_few_steps(curvature, gains, schedule, num_rounds):
     return warnings
 
 
-def _held_by_server(curvature, gains, schedule):
+def _held_by_server(high, numbers, pull, schedule):
     """γ too large relative to λ: teams, and so the global model, hardly move."""
-    if min(gains["device_prox"], gains["team_prox"]) == 0 or not curvature.high:
+    share = theory.device_share(high, numbers["device_lr"], pull, schedule.device_steps)
+    lifted = numbers["device_prox"] * share
+    if not lifted or not numbers["team_prox"]:
         return []
-    moved = theory.progress(
-        curvature.high,
-        **gains,
-        team_steps=schedule.team_steps,
-        device_steps=schedule.device_steps,
-    )
-    lifted = gains["device_prox"] * moved.device
-    reach = lifted / (lifted + gains["team_prox"])
+    reach = lifted / (lifted + numbers["team_prox"])
     if reach >= _TEAM_HELD:
         return []
     return [
-        f"team_prox (γ = {gains['team_prox']:g}) is large beside device_prox "
-        f"(λ = {gains['device_prox']:g}): a team can go only {reach:.1%} of the way "
+        f"team_prox (γ = {numbers['team_prox']:g}) is large beside device_prox "
+        f"(λ = {numbers['device_prox']:g}): a team can go only {reach:.1%} of the way "
         "from the global model to its devices' optimum, which slows the global model; "
         "raise device_prox or --device_steps, or lower team_prox."
     ]
 
 
-def _too_little_pull(hparams, measured):
+def _too_little_pull(pull, measured):
     """λ too small for the data a device has: personal models fit noise."""
-    if not 0 < hparams.device_prox * _PROX_TOO_SMALL < measured.best_device_prox:
+    if not 0 < pull * _PROX_TOO_SMALL < measured.best_device_prox:
         return []
     return [
-        f"device_prox (λ = {hparams.device_prox:g}) is small for the data a device has "
+        f"device_prox (λ = {pull:g}) is small for the data a device has "
         f"(down to {measured.smallest_count} samples): the spread between devices "
         f"suggests about {measured.best_device_prox:.2g}; raise --hparam=device_prox."
     ]

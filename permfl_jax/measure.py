@@ -17,8 +17,11 @@ from permfl_jax.local import weighted_sum
 from permfl_jax.types import Federation, LossFn, Params
 
 _DEVICES = 8
-_SAMPLES = 256
 _POWER_STEPS = 12
+# Samples per device: 256 for small models, fewer where parameters times samples would
+# make the measurement cost more than the rounds it is meant to save.
+_SAMPLES = (16, 256)
+_PARAMETERS_TIMES_SAMPLES = 10**8
 
 
 class Measured(NamedTuple):
@@ -28,8 +31,9 @@ class Measured(NamedTuple):
       smoothness: largest curvature seen (top eigenvalue of the Hessians), L.
       best_device_prox: the λ that suits the devices' sample counts: curvature times the
         variance that sampling leaves in a device's optimum, over the variance between
-        devices (λ* = hτ²/σ_d² of the random-effects model); 0 when devices do not
-        differ by more than their samples' noise, which leaves the spread unknown.
+        devices (λ* = hτ²/σ_d² of the random-effects model). Devices that differ by
+        less than their samples' noise count as differing by as much. 0 where nothing
+        can be said: a single device, or one sample each.
       smallest_count: fewest training samples on a device.
     """
 
@@ -41,7 +45,7 @@ class Measured(NamedTuple):
 def measure(
     loss_fn: LossFn, params: Params, federation: Federation, key: jax.Array
 ) -> Measured:
-    """Measures up to 8 devices, on at most 256 samples each.
+    """Measures up to 8 devices, on 16 to 256 samples each.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -51,26 +55,36 @@ def measure(
     """
     num_devices = federation.team.shape[0]
     chosen = np.linspace(0, num_devices - 1, min(_DEVICES, num_devices)).astype(int)
-    curvatures, gradients, noises = _probe(loss_fn, params, federation, key, chosen)
+    block = _block(params, len(chosen), federation.train.max_count)
+    curvatures, gradients, noises = _probe(
+        loss_fn, params, federation, key, chosen, block
+    )
     smoothness = float(np.max(curvatures))
     count = np.asarray(federation.train.count)
     noise = float(np.mean(noises))
     # A device's optimum hangs on all its samples, also those not measured.
-    left = float(np.mean(noises * np.minimum(1, _SAMPLES / count[chosen])))
+    left = float(np.mean(noises * np.minimum(1, block / count[chosen])))
     ddof = min(1, num_devices - 1)
     between = float(np.sum(np.var(gradients, axis=0, ddof=ddof))) - noise
+    known = noise > 0 and num_devices > 1
     return Measured(
         smoothness=smoothness,
-        best_device_prox=smoothness * left / between if between > noise else 0.0,
+        best_device_prox=smoothness * left / max(between, noise) if known else 0.0,
         smallest_count=int(count.min()),
     )
 
 
-def _probe(loss_fn, params, federation, key, chosen):
+def _block(params, num_devices, max_count):
+    """Samples to look at on each device."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    affordable = _PARAMETERS_TIMES_SAMPLES // (size * num_devices)
+    return min(max_count, int(np.clip(affordable, *_SAMPLES)))
+
+
+def _probe(loss_fn, params, federation, key, chosen, block):
     """Top curvature `[n]`, gradient `[n, P]` and its sampling variance `[n]`."""
     train = federation.train
     total = weighted_sum(loss_fn)
-    block = min(train.max_count, _SAMPLES)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
 
     def device(index):

@@ -125,6 +125,6 @@ def check_finite(first_round: int, metrics: dict[str, np.ndarray]) -> None:
         first = min(index for index, _ in culprits)
         labels = [label for index, label in culprits if index == first]
         raise DivergenceError(
-            f"Round {first_round + first} diverged: {', '.join(labels)} not finite. "
-            "Lower the step sizes (device_lr, team_lr, server_lr)."
+            f"Round {first_round + first} diverged: {', '.join(labels)} not finite; "
+            "lower the step sizes (device_lr, team_lr, server_lr)."
         )

@@ -110,8 +110,12 @@ def progress(
     team_prox: float,
     team_steps: int,
     device_steps: int,
+    device_pull: float | None = None,
 ) -> Progress:
     """Exact progress on a quadratic of one curvature h (all devices alike).
+
+    A tier overshoots where its share exceeds 1, and grows without bound where the share
+    that one step moves exceeds 2.
 
     Args:
       curvature: h.
@@ -122,15 +126,42 @@ def progress(
       team_prox: γ.
       team_steps: K.
       device_steps: L.
+      device_pull: λ of the device steps alone; `None` is λ.
     """
-    stiffness = curvature + device_prox
-    left = (1 - device_lr * stiffness) ** device_steps
-    device = (1 - left) * curvature / stiffness if stiffness > 0 else 0.0
-    lifted = device_prox * device
-    stay = (1 - team_lr * (team_prox + lifted)) ** team_steps
-    pulls = team_prox + lifted
-    team = (1 - stay) * lifted / pulls if pulls > 0 else 0.0
+    pull = device_prox if device_pull is None else device_pull
+    device = device_share(curvature, device_lr, pull, device_steps)
+    team = team_share(device_prox * device, team_lr, team_prox, team_steps)
     return Progress(device, team, server_lr * team_prox * team)
+
+
+def device_share(curvature: float, lr: float, pull: float, steps: int) -> float:
+    """a_L = (1 - (1 - α(h+λ))^L) h/(h+λ), for a stable α.
+
+    Args:
+      curvature: h.
+      lr: α.
+      pull: λ of the device steps.
+      steps: L.
+    """
+    stiffness = curvature + pull
+    if stiffness <= 0:
+        return 0.0
+    return (1 - (1 - lr * stiffness) ** steps) * curvature / stiffness
+
+
+def team_share(lifted: float, lr: float, prox: float, steps: int) -> float:
+    """b_KL = (1 - (1 - η(γ+λa_L))^K) λa_L/(γ+λa_L), for a stable η.
+
+    Args:
+      lifted: λ·a_L, the pull that the devices exert through their own steps.
+      lr: η.
+      prox: γ.
+      steps: K.
+    """
+    pulls = prox + lifted
+    if pulls <= 0:
+        return 0.0
+    return (1 - (1 - lr * pulls) ** steps) * lifted / pulls
 
 
 def steps_to(shrink: float, factor: float) -> int | None:

@@ -104,6 +104,9 @@ def test_fetch_gives_the_rows_of_the_device():
 POOL = 24
 
 
+TRAIN = jax.jit(local.train, static_argnums=(0, 1))
+
+
 def marking_loss(theta, batch):
     return theta[batch["row"]]
 
@@ -123,7 +126,7 @@ def trained(counts, teams, rounds_of_steps, batch_size, devices=None):
     cursor, moves = 0, []
     for number in rounds_of_steps:
         schedule = Schedule(device_steps=number, batch_size=batch_size)
-        new, _ = local.train(
+        new, _ = TRAIN(
             marking_loss,
             schedule,
             keys.batch_key(jax.random.key(0)),

@@ -76,7 +76,8 @@ def test_every_known_image_dataset_has_a_network():
 def test_weights_and_biases_start_as_torch_starts_them():
     """U(±1/√fan_in): mean 0, variance 1/(3 fan_in), and values up to the bound."""
     model = models.build("dnn", spec(hidden=(64, 400)))
-    params = model.init(jax.random.key(1), jnp.zeros((1, 784), jnp.float32))["params"]
+    x = jnp.zeros((1, 784), jnp.float32)
+    params = jax.jit(model.init)(jax.random.key(1), x)["params"]
     fan_in = {"hidden_0": 784, "hidden_1": 64, "output": 400}
     assert params.keys() == fan_in.keys()
     for name, fan in fan_in.items():
@@ -96,9 +97,8 @@ def test_weights_and_biases_start_as_torch_starts_them():
 
 def test_kernels_have_the_fan_in_of_their_window():
     module = layers.Conv(8, window=3)
-    params = module.init(jax.random.key(2), jnp.zeros((1, 5, 5, 4), jnp.float32))[
-        "params"
-    ]
+    x = jnp.zeros((1, 5, 5, 4), jnp.float32)
+    params = jax.jit(module.init)(jax.random.key(2), x)["params"]
     bound = (4 * 3 * 3) ** -0.5
     weight = abs(np.asarray(params["kernel"]["weight"]))
     assert weight.shape == (8, 36)
@@ -122,7 +122,8 @@ def test_dnn_equals_a_numpy_network():
 
 
 def float64_init(module, x, seed):
-    params = module.init(jax.random.key(seed), jnp.asarray(x, jnp.float32))["params"]
+    x = jnp.asarray(x, jnp.float32)
+    params = jax.jit(module.init)(jax.random.key(seed), x)["params"]
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
 
@@ -170,9 +171,10 @@ def test_conv_and_its_gradients_equal_the_native_ones(window, padding, side, cha
 def test_pool_and_its_gradient_equal_flaxs(stride, side):
     rng = np.random.default_rng(5)
     x = jnp.asarray(rng.normal(size=(2, *side, 3)))
-    ours = layers.max_pool(x, 2, stride)
     native = nn.max_pool(x, (2, 2), (stride, stride))
-    np.testing.assert_array_equal(ours, native)
+    np.testing.assert_array_equal(
+        jax.jit(layers.max_pool, static_argnums=(1, 2))(x, 2, stride), native
+    )
     out = jnp.asarray(rng.normal(size=native.shape))
     np.testing.assert_allclose(
         jax.jit(jax.grad(lambda x: (layers.max_pool(x, 2, stride) * out).sum()))(x),
@@ -188,10 +190,15 @@ def test_cnn_equals_the_same_network_of_native_layers():
     module = CNN(5, plan)
     x = jnp.asarray(np.random.default_rng(6).normal(size=(2, 9, 8)))
     params = float64_init(module, x, 6)
-    y = x[..., None]
-    for name in ("conv_0", "conv_1"):
-        y = nn.max_pool(nn.relu(native_conv(params[name], y, 3, 1)), (2, 2), (2, 2))
-    y = np.asarray(y.reshape(2, -1))
+
+    @jax.jit
+    def features(y):
+        for name in ("conv_0", "conv_1"):
+            y = nn.relu(native_conv(params[name], y, 3, 1))
+            y = nn.max_pool(y, (2, 2), (2, 2))
+        return y.reshape(2, -1)
+
+    y = np.asarray(features(x[..., None]))
     for name in ("hidden_0", "output"):
         layer = jax.tree.map(np.asarray, params[name])
         y = y @ layer["weight"].T + layer["bias"]
@@ -211,23 +218,23 @@ def small_image_task(dropout):
         "x": jnp.asarray(rng.normal(size=(6, 4, 4)).astype(np.float32)),
         "y": jnp.asarray(rng.integers(0, 3, 6), jnp.int32),
     }
-    return images, images.init(jax.random.key(7)), batch
+    return images, jax.jit(images.init)(jax.random.key(7)), batch
 
 
 def test_dropout_acts_in_the_training_loss_alone():
     images, params, batch = small_image_task(dropout=0.5)
-    one, same, other = (
-        images.loss(params, batch, jax.random.key(seed)) for seed in (1, 1, 2)
-    )
+    loss, metrics = jax.jit(images.loss), jax.jit(images.metrics)
+    one, same, other = (loss(params, batch, jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.any(one == other)
-    scores = images.metrics(params, batch)
-    np.testing.assert_array_equal(scores["loss"], images.metrics(params, batch)["loss"])
+    scores = metrics(params, batch)
     assert not np.any(one == scores["loss"])
     # Scoring is what training would be without dropout.
     plain, _, _ = small_image_task(dropout=0.0)
     np.testing.assert_allclose(
-        plain.loss(params, batch, jax.random.key(1)), scores["loss"], rtol=1e-6
+        jax.jit(plain.loss)(params, batch, jax.random.key(1)),
+        scores["loss"],
+        rtol=1e-6,
     )
 
 
