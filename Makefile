@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two workers: tests compile more than they compute.
 WORKERS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test check lint types pytest lock clean
 
