@@ -68,7 +68,7 @@ def prepare(case: Case) -> tuple[Callable[[], float], float]:
     algorithm = permfl(classify.loss, schedule, sampler)
     key, hparams = jax.random.key(0), HParams().traced()
     params = classify.init(keys.init_key(key))
-    state = runner.start(algorithm, params, len(case.counts), len(case.team_sizes))
+    state = runner.start(algorithm, params, data)
     begun = time.perf_counter()
     call = runner.advance.lower(algorithm, 1, key, hparams, state, data).compile()
     compile_seconds = time.perf_counter() - begun

@@ -47,19 +47,14 @@ def flax_model() -> dict[str, float]:
     """Trains a flax module; returns test accuracy of PM, TM and GM."""
     data = hospitals()
     classify = task.classification(Net(), np.zeros(4, np.float32))
-    sampler = Sampler(federation.team_sizes(data))
+    sampler = Sampler.of(data)
     schedule = Schedule(team_steps=5, device_steps=10, batch_size=16)
     algorithm = permfl(classify.loss, schedule, sampler)
     hparams = HParams(
         device_lr=0.1, team_lr=0.3, server_lr=1.0, device_prox=1.0, team_prox=1.0
     ).traced()
     key = jax.random.key(0)
-    start = runner.start(
-        algorithm,
-        classify.init(key),
-        federation.num_devices(data),
-        federation.num_teams(data),
-    )
+    start = runner.start(algorithm, classify.init(key), data)
     *_, (state, _) = runner.run(algorithm, key, hparams, start, data, num_rounds=20)
     scored = evaluate.models_of(algorithm, key, hparams, state, data)
     row = evaluate.Evaluator(classify.metrics, data).rows(scored)
@@ -74,10 +69,8 @@ def plain_loss() -> np.ndarray:
         """One loss per sample, `[B]`."""
         return jnp.abs(batch["score"] - slope * batch["x"][:, 1])
 
-    algorithm = permfl(
-        absolute_error, Schedule(batch_size=None), Sampler(federation.team_sizes(data))
-    )
-    start = runner.start(algorithm, jnp.float32(0), 6, 2)
+    algorithm = permfl(absolute_error, Schedule(batch_size=None), Sampler.of(data))
+    start = runner.start(algorithm, jnp.float32(0), data)
     hparams = HParams(
         device_lr=0.1, team_lr=0.4, server_lr=2.0, device_prox=1.0, team_prox=0.5
     )

@@ -1,5 +1,6 @@
 """The flags of a run, and the frozen record made of them."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -7,7 +8,8 @@ from absl import flags
 
 from permfl_jax import algorithms, data, models, partitions, teams
 from permfl_jax.errors import InputError
-from permfl_jax.schedule import AGGREGATES, BATCHINGS, WEIGHTS
+from permfl_jax.hparams import LARGEST
+from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS
 
 
 def _names(registry) -> str:
@@ -62,13 +64,21 @@ flags.DEFINE_float("l2", 0.0, "Adds l2/2 |params|^2 to the loss of every sample.
 flags.DEFINE_list("hidden", [], "Widths of dnn's one or two hidden layers.")
 flags.DEFINE_float("validation_fraction", 0.10, "Of each device's samples.")
 flags.DEFINE_float("test_fraction", 0.15, "Of each device's samples.")
-flags.DEFINE_float("synthetic_alpha", 0.5, "Spread of models (dataset synthetic).")
+flags.DEFINE_float(
+    "synthetic_alpha",
+    0.5,
+    "Spread of models (dataset synthetic); as published, it moves "
+    "all classes alike and so no label.",
+)
 flags.DEFINE_float("synthetic_beta", 0.5, "Spread of inputs (dataset synthetic).")
 flags.DEFINE_bool(
     "local_floor", True, "Also train every device alone with the same steps, as floor."
 )
 flags.DEFINE_string(
-    "workdir", None, "Folder for results. Default: runs/DATASET_MODEL_ALGORITHM_SEED."
+    "workdir",
+    None,
+    "Folder for results; {seed} stands for the seed. Default: "
+    "runs/DATASET_MODEL_ALGORITHM_SEED.",
 )
 flags.DEFINE_string("data_dir", None, "Prepared data. Default: ~/.cache/permfl_jax.")
 flags.DEFINE_string(
@@ -128,33 +138,60 @@ def from_flags(values: flags.FlagValues) -> Config:
     """
     given: dict[str, Any] = {name: values[name].value for name in _flag_names()}
     num_teams, sizes = given.pop("num_teams"), given.pop("devices_per_team")
-    if num_teams < 1:
-        raise InputError(f"--num_teams must be at least 1, got {num_teams}.")
-    for name in ("num_rounds", "eval_every", "rounds_per_call"):
-        if given[name] < 1:
-            raise InputError(f"--{name} must be at least 1, got {given[name]}.")
-    if given["batch_size"] < 0:
-        raise InputError(
-            f"--batch_size must be at least 1, or 0 for all; got {given['batch_size']}."
-        )
-    if not 0 <= given["seed"] < 2**32:
-        raise InputError(f"--seed must be 0 to 4294967295, got {given['seed']}.")
-    if not 0 <= given["l2"] < float("inf"):
-        raise InputError(f"--l2 must be a number of at least 0, got {given['l2']}.")
+    _check_numbers({**given, "num_teams": num_teams})
     team_sizes = _team_sizes(num_teams, _whole_numbers("devices_per_team", sizes))
     workdir = given["workdir"] or "runs/{dataset}_{model}_{algorithm}_{seed}".format(
         **given
     )
+    workdir = workdir.replace("{seed}", str(given["seed"]))
     return Config(
         **given
         | {
             "team_sizes": team_sizes,
             "batch_size": given["batch_size"] or None,
             "hidden": _whole_numbers("hidden", given["hidden"]),
-            "hparam": tuple(given["hparam"]),
+            "hparam": _last_of_each(given["hparam"]),
             "workdir": workdir,
         }
     )
+
+
+def _check_numbers(given):
+    for name in ("num_teams", "num_rounds", "eval_every", "rounds_per_call"):
+        if not 1 <= given[name] <= MOST:
+            raise InputError(
+                f"--{name} must be at least 1 and at most {MOST}, got {given[name]}."
+            )
+    if not 0 <= given["batch_size"] <= MOST:
+        raise InputError(
+            f"--batch_size must be 1 to {MOST}, or 0 for all; got "
+            f"{given['batch_size']}."
+        )
+    if not 0 <= given["seed"] < 2**32:
+        raise InputError(f"--seed must be 0 to 4294967295, got {given['seed']}.")
+    for name in ("l2", "synthetic_alpha", "synthetic_beta"):
+        if not 0 <= given[name] <= LARGEST:
+            raise InputError(f"--{name} must be 0 to {LARGEST:g}, got {given[name]}.")
+    steps = given["num_rounds"] * given["team_steps"] * given["device_steps"]
+    if steps >= 2**31:
+        raise InputError(
+            f"--num_rounds x --team_steps x --device_steps is {steps} steps a device; "
+            "2147483647 can be counted."
+        )
+
+
+def _last_of_each(settings):
+    """A later --hparam=name=value replaces an earlier one, of a preset for instance.
+
+    Numbers are spelled in one way and sorted, so that the same run looks the same.
+    """
+    last = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        with contextlib.suppress(ValueError):
+            setting = f"{name}={float(text)!r}"
+        last[name] = setting
+    return tuple(last[name] for name in sorted(last))
 
 
 def _flag_names():
@@ -180,6 +217,9 @@ def _team_sizes(num_teams, sizes):
             f"--devices_per_team gives {len(sizes)} sizes for --num_teams={num_teams}; "
             "give one size, or one per team."
         )
-    if min(sizes) < 1:
-        raise InputError(f"--devices_per_team must be at least 1, got {min(sizes)}.")
+    if min(sizes) < 1 or sum(sizes) > MOST:
+        raise InputError(
+            f"--devices_per_team must be at least 1 and all devices at most {MOST}, "
+            f"got {min(sizes)} in a team and {sum(sizes)} in all."
+        )
     return sizes

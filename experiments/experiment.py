@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.config import Config
 from permfl_jax import algorithms, assemble, data, hparams, models, task
 from permfl_jax.errors import InputError
@@ -70,6 +72,11 @@ def build(config: Config) -> Experiment:
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
+    if not np.asarray(devices.test.count).any():
+        raise InputError(
+            f"--test_fraction={config.test_fraction} leaves no device a test sample; "
+            "raise it, or give devices more samples."
+        )
     classify = _task(config, examples)
     return Experiment(
         config=config,

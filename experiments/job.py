@@ -72,8 +72,7 @@ def _trajectory(experiment):
     start = runner.start(
         experiment.algorithm,
         experiment.task.init(keys.init_key(key)),
-        config.num_devices,
-        len(config.team_sizes),
+        experiment.federation,
     )
     for state, metrics in runner.run(
         experiment.algorithm,

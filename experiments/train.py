@@ -26,11 +26,16 @@ def run(settings: config.Config) -> None:
     """
     folder = results.Workdir(settings.workdir, vars(settings))
     if folder.finished:
-        print(f"{folder.path} already holds this run, finished:")
+        print(
+            f"{folder.path} already holds this run, finished{folder.by_other_code()}:"
+        )
         print(report.table(folder.finished))
         return
     built = experiment.build(settings)
+    replaced = folder.unfinished_rows()
     folder.write_config({"partition": built.report})
+    if replaced:
+        print(f"starting over: {replaced} evaluations replaced", file=sys.stderr)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
     with tqdm.tqdm(
@@ -81,7 +86,11 @@ def main(argv: Sequence[str]) -> None:
         run(settings)
     except (InputError, DivergenceError) as error:
         sys.exit(f"experiments.train: {error}")
+    except KeyboardInterrupt:
+        sys.exit("experiments.train: interrupted; what was measured is in the workdir.")
 
+
+flags.adopt_module_key_flags(config)
 
 if __name__ == "__main__":
     app.run(main)

@@ -55,16 +55,7 @@ def build(
     sizes = _check_team_sizes(team_sizes)
     cut = _look_up("--partition", partition, PARTITIONS)
     form = _look_up("--team_formation", formation, FORMATIONS)
-    windows = None
-    if partition in FOLLOW_WINDOWS:
-        choose = form.class_windows or _sliding
-        windows = choose(sizes, classes_per_device, examples.num_classes)
-    elif form.class_windows is not None:
-        raise InputError(
-            f"--team_formation={formation} chooses the classes of each device, which "
-            f"--partition={partition} does not follow; choose --partition from "
-            f"{sorted(FOLLOW_WINDOWS)} or another --team_formation."
-        )
+    windows = _windows(partition, formation, form, sizes, classes_per_device, examples)
     options = PartitionOptions(num_devices=sum(sizes), class_windows=windows)
     indices, report = cut(np.random.default_rng([seed, 1]), examples, options)
     counts = _label_counts(examples, indices)
@@ -73,7 +64,24 @@ def build(
     parts = split(rng, indices, validation_fraction, test_fraction)
     train, validation, test = ([_take(examples, d) for d in part] for part in parts)
     report = {**report, "team": team.tolist(), "sha256": _digest(parts, team)}
-    return from_arrays(train, team, validation=validation, test=test), report
+    devices = from_arrays(
+        train, team, validation=validation, test=test, num_classes=examples.num_classes
+    )
+    return devices, report
+
+
+def _windows(partition, formation, form, sizes, classes_per_device, examples):
+    """The classes each device may hold; `None` if the partition does not ask."""
+    if partition in FOLLOW_WINDOWS:
+        choose = form.class_windows or _sliding
+        return choose(sizes, classes_per_device, examples.num_classes)
+    if form.class_windows is not None:
+        raise InputError(
+            f"--team_formation={formation} chooses the classes of each device, which "
+            f"--partition={partition} does not follow; choose --partition from "
+            f"{sorted(FOLLOW_WINDOWS)} or another --team_formation."
+        )
+    return None
 
 
 def _check_team_sizes(sizes):

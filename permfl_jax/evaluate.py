@@ -75,17 +75,16 @@ class Evaluator:
           models: label (`PM`, `TM`, `GM`) to (tier, models), as `models_of` gives.
 
         Returns:
-          `LABEL/NAME` on test; `LABEL/SPLIT/NAME` on train and validation;
-          `LABEL/device_mean_accuracy` and `LABEL/worst_decile_accuracy` on test.
+          `LABEL/NAME` on test and `LABEL/SPLIT/NAME` on train and validation, where
+          NAME is a score, `device_mean_SCORE`, or `worst_decile_accuracy`.
         """
         row: dict[str, float] = {}
         for label, (tier, model) in models.items():
             for split in SPLITS:
                 prefix = label if split == "test" else f"{label}/{split}"
                 scores = self.scores(tier, model, split)
-                row |= {f"{prefix}/{k}": v for k, v in pooled(scores).items()}
-                if split == "test":
-                    row |= {f"{label}/{k}": v for k, v in spread(scores).items()}
+                means = pooled(scores) | spread(scores)
+                row |= {f"{prefix}/{name}": value for name, value in means.items()}
         return row
 
 
@@ -117,15 +116,14 @@ def pooled(scores: Scores) -> dict[str, float]:
 
 
 def spread(scores: Scores) -> dict[str, float]:
-    """Over devices that have samples: mean accuracy, and its 10th percentile."""
-    if "accuracy" not in scores.total:
-        return {}
+    """Over devices that have samples: means, and the 10th percentile of accuracy."""
     has = scores.count > 0
-    accuracy = scores.total["accuracy"][has] / scores.count[has]
-    return {
-        "device_mean_accuracy": float(accuracy.mean()),
-        "worst_decile_accuracy": float(np.percentile(accuracy, 10)),
-    }
+    per_device = {k: v[has] / scores.count[has] for k, v in scores.total.items()}
+    result = {f"device_mean_{k}": float(v.mean()) for k, v in per_device.items()}
+    if "accuracy" in per_device:
+        worst = np.percentile(per_device["accuracy"], 10)
+        result["worst_decile_accuracy"] = float(worst)
+    return result
 
 
 def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> float:

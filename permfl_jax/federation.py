@@ -17,6 +17,7 @@ def from_arrays(
     *,
     validation: Sequence[Batch] | None = None,
     test: Sequence[Batch] | None = None,
+    num_classes: int | None = None,
 ) -> Federation:
     """Makes a federation of your own data.
 
@@ -30,6 +31,7 @@ def from_arrays(
         of the sorted labels.
       validation: as `train`, but n_d may be 0; `None` is no sample anywhere.
       test: as `validation`.
+      num_classes: C, to have labels `y` checked: integers from 0 to C - 1.
 
     Returns:
       The federation, its devices sorted by team and else in the given order.
@@ -52,13 +54,17 @@ def from_arrays(
     team = _team_numbers(teams, len(train))
     order = np.argsort(team, kind="stable")
     layout = _layout(train[0])
-    return Federation(
+    federation = Federation(
         train=_samples(layout, "train", train, order),
         validation=_samples(layout, "validation", validation, order),
         test=_samples(layout, "test", test, order),
         team=jnp.asarray(team[order], jnp.int32),
         identity=jnp.asarray(order, jnp.uint32),
     )
+    if num_classes is not None:
+        for part in ("train", "validation", "test"):
+            _check_labels(part, getattr(federation, part).pool, num_classes)
+    return federation
 
 
 def num_devices(federation: Federation) -> int:
@@ -210,6 +216,19 @@ def _pool(name, arrays, order):
                 "jax_enable_x64 or use smaller ones."
             )
     return jnp.asarray(pool)
+
+
+def _check_labels(part, pool, num_classes):
+    labels = np.asarray(pool["y"])
+    if not jnp.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"Labels `y` of `{part}` are {labels.dtype}, but must be integers."
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"Labels `y` of `{part}` run from {labels.min()} to {labels.max()}, but "
+            f"must be 0 to {num_classes - 1}."
+        )
 
 
 def _team_numbers(teams, count):

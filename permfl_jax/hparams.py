@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from permfl_jax.errors import InputError
 
+LARGEST = 1e30  # well inside float32
+
 T = TypeVar("T", bound=Any)
 
 
@@ -55,8 +57,10 @@ def require(name: str, value: float | None, *, above: float | None = None) -> No
     """
     if value is None:
         return
-    if not math.isfinite(value):
-        raise InputError(f"--hparam={name} must be a finite number, got {value}.")
+    if not abs(value) <= LARGEST:
+        raise InputError(
+            f"--hparam={name} must be a number of at most {LARGEST:g}, got {value}."
+        )
     if above is not None and value <= above:
         raise InputError(f"--hparam={name} must be above {above:g}, got {value:g}.")
     if above is None and value < 0:

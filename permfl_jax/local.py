@@ -89,12 +89,14 @@ def _descend(loss_fn, schedule, federation):
 
 def _gradient(loss_fn, schedule, federation):
     """`(params, start, count, cursor, keys...) -> (loss, gradient)` of one step."""
-    pool = federation.train.pool
+    pool, longest = federation.train.pool, federation.train.max_count
     sum_and_grad = jax.value_and_grad(weighted_sum(loss_fn))
 
     def minibatch(params, start, count, cursor, order_key, noise_key):
+        # The same step as with any larger B: all samples of every device.
+        batch_size = min(schedule.batch_size, longest)
         place, real = batches.positions(
-            schedule.batching, schedule.batch_size, order_key, cursor, count
+            schedule.batching, batch_size, order_key, cursor, count
         )
         batch = batches.fetch(pool, start, place)
         total = sum_and_grad(params, batch, real, jax.random.fold_in(noise_key, cursor))
@@ -102,7 +104,6 @@ def _gradient(loss_fn, schedule, federation):
 
     def full_batch(params, start, count, cursor, order_key, noise_key):
         del order_key  # the order does not matter when all samples are seen
-        longest = federation.train.max_count
         block = min(longest, _FULL_BATCH_BLOCK)
 
         def add(index, total):

@@ -31,9 +31,9 @@ class Measured(NamedTuple):
       smoothness: largest curvature seen (top eigenvalue of the Hessians), L.
       best_device_prox: the λ that suits the devices' sample counts: curvature times the
         variance that sampling leaves in a device's optimum, over the variance between
-        devices (λ* = hτ²/σ_d² of the random-effects model). Devices that differ by
-        less than their samples' noise count as differing by as much. 0 where nothing
-        can be said: a single device, or one sample each.
+        devices of a team (λ* = hτ²/σ_d² of the random-effects model). Devices that
+        differ by less than their samples' noise count as differing by as much. 0
+        where nothing can be said: a single device, or one sample each.
       smallest_count: fewest training samples on a device.
     """
 
@@ -53,8 +53,8 @@ def measure(
       federation: the data.
       key: for the start of the power iteration.
     """
-    num_devices = federation.team.shape[0]
-    chosen = np.linspace(0, num_devices - 1, min(_DEVICES, num_devices)).astype(int)
+    team = np.asarray(federation.team)
+    chosen = _choose(team)
     block = _block(params, len(chosen), federation.train.max_count)
     curvatures, gradients, noises = _probe(
         loss_fn, params, federation, key, chosen, block
@@ -64,14 +64,39 @@ def measure(
     noise = float(np.mean(noises))
     # A device's optimum hangs on all its samples, also those not measured.
     left = float(np.mean(noises * np.minimum(1, block / count[chosen])))
-    ddof = min(1, num_devices - 1)
-    between = float(np.sum(np.var(gradients, axis=0, ddof=ddof))) - noise
-    known = noise > 0 and num_devices > 1
+    between = _spread_within(gradients, team[chosen]) - noise
+    known = noise > 0 and len(team) > 1
     return Measured(
         smoothness=smoothness,
         best_device_prox=smoothness * left / max(between, noise) if known else 0.0,
         smallest_count=int(count.min()),
     )
+
+
+def _choose(team):
+    """Up to 8 devices, two from each of up to 4 teams where teams have two."""
+    if len(team) <= _DEVICES:
+        return np.arange(len(team))
+    sizes = np.bincount(team)
+    teams = np.linspace(0, len(sizes) - 1, min(_DEVICES // 2, len(sizes))).astype(int)
+    share = _DEVICES // len(teams)
+    first = np.cumsum(sizes) - sizes
+    spans = [(first[i], min(share, sizes[i]), sizes[i]) for i in teams]
+    return np.concatenate(
+        [np.linspace(a, a + size - 1, n).astype(int) for a, n, size in spans]
+    )
+
+
+def _spread_within(gradients, team):
+    """Variance between devices of the same team; over all if teams have one each."""
+    if len(np.unique(team)) == len(team):
+        team = np.zeros_like(team)
+    apart, freedom = 0.0, 0
+    for i in np.unique(team):
+        rows = gradients[team == i]
+        apart += float(np.sum((rows - rows.mean(axis=0)) ** 2))
+        freedom += len(rows) - 1
+    return apart / max(freedom, 1)
 
 
 def _block(params, num_devices, max_count):

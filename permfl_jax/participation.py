@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from permfl_jax import keys, tree
 from permfl_jax.errors import InputError
@@ -57,6 +58,17 @@ class Sampler:
     team_sizes: tuple[int, ...]
     teams_per_round: int | None = None
     devices_per_round: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        federation: Federation,
+        teams_per_round: int | None = None,
+        devices_per_round: int | None = None,
+    ) -> "Sampler":
+        """A sampler with the team sizes of `federation`; on the host."""
+        sizes = np.bincount(np.asarray(federation.team)).tolist()
+        return cls(tuple(sizes), teams_per_round, devices_per_round)
 
     def __post_init__(self):
         _check("--teams_per_round", self.teams_per_round, self.num_teams, "teams")
@@ -119,7 +131,16 @@ class Sampler:
           team_round: `[]` int32, k.
           teams: what `draw_teams` returned.
           federation: for the team and identity of each device.
+
+        Raises:
+          InputError: the federation has another number of devices.
         """
+        if sum(self.team_sizes) != federation.team.shape[0]:
+            raise InputError(
+                f"the Sampler was made for {sum(self.team_sizes)} devices, but the "
+                f"federation has {federation.team.shape[0]}: use "
+                "Sampler.of(federation)."
+            )
         if self.full:
             return Cohort(None, federation.team, None)
         num_devices = federation.team.shape[0]

@@ -35,7 +35,7 @@ class Workdir:
         Raises:
           InputError: it cannot be written, or holds something else.
         """
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(os.path.expanduser(path))
         self.flags = json.loads(json.dumps(flags))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,21 @@ class Workdir:
             },
             **extra,
         }
-        self._append("metrics.jsonl", "", mode="w")
         self._write("config.json", config)
+        self._append("metrics.jsonl", "", mode="w")
+
+    def unfinished_rows(self) -> int:
+        """Evaluations that the same run left when it was stopped."""
+        try:
+            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return 0
+        return len(text.splitlines())
+
+    def by_other_code(self) -> str:
+        """A remark if another commit made the run in the folder, else nothing."""
+        before = (self._read("config.json") or {}).get("git_commit")
+        return "" if before == git_commit() else f" (by commit {before})"
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Appends one object to metrics.jsonl and flushes it."""
@@ -78,16 +91,17 @@ class Workdir:
     def _refuse_other_run(self):
         config = self._read("config.json")
         if config is None:
-            # metrics.jsonl alone is a run that was stopped before it had a config.
-            ours = {"metrics.jsonl", ".config.json.tmp"}
-            others = {entry.name for entry in self.path.iterdir()} - ours
+            others = {entry.name for entry in self.path.iterdir()}
+            others -= {".config.json.tmp"}  # a run that was stopped as it started
             if others:
                 raise InputError(
                     f"--workdir={self.path} is not empty and holds no run "
                     f"({sorted(others)[0]} is in it); choose another folder."
                 )
             return
-        before = config.get("flags", {})
+        before = config.get("flags")
+        if not isinstance(before, dict):
+            raise self._damaged("config.json")
         differ = sorted(
             name
             for name in before.keys() | self.flags.keys()
@@ -108,13 +122,17 @@ class Workdir:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise InputError(
-                f"--workdir={self.path} holds a damaged {name}; choose another folder."
-            ) from error
+            raise self._damaged(name) from error
+
+    def _damaged(self, name):
+        return InputError(
+            f"--workdir={self.path} holds a damaged {name}; choose another folder."
+        )
 
     def _write(self, name, content):
         temporary = f".{name}.tmp"
-        self._append(temporary, json.dumps(content, indent=1) + "\n", mode="w")
+        text = json.dumps(content, indent=1, allow_nan=False)
+        self._append(temporary, text + "\n", mode="w")
         try:
             os.replace(self.path / temporary, self.path / name)
         except OSError as error:
@@ -138,6 +156,8 @@ def git_commit() -> str | None:
     folder = pathlib.Path(__file__).parent
     command = ["git", "-C", str(folder)]
     try:
+        # Installed into a folder of another project, this file is not tracked.
+        _output([*command, "ls-files", "--error-unmatch", pathlib.Path(__file__).name])
         commit = _output([*command, "rev-parse", "HEAD"])
         changed = _output([*command, "status", "--porcelain", "-uno"])
     except (OSError, subprocess.CalledProcessError):

@@ -15,11 +15,11 @@ from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
 TIERS = ("device", "team", "server")
 
 
-def start(
-    algorithm: Algorithm, params: Params, num_devices: int, num_teams: int
-) -> State:
+def start(algorithm: Algorithm, params: Params, federation: Federation) -> State:
     """The state before round 1, in buffers of its own (`run` gives them away)."""
-    return jax.tree.map(jnp.copy, algorithm.init(params, num_devices, num_teams))
+    num_teams = int(federation.team[-1]) + 1
+    state = algorithm.init(params, federation.team.shape[0], num_teams)
+    return jax.tree.map(jnp.copy, state)
 
 
 @functools.partial(

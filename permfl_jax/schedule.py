@@ -6,6 +6,7 @@ from permfl_jax.errors import InputError
 
 BATCHINGS = ("shuffle", "cyclic")
 WEIGHTS = ("uniform", "samples")
+MOST = 10**7  # of anything that is counted: devices, steps, samples of a batch
 AGGREGATES = ("participants", "stale", "stale_seen")
 
 
@@ -47,8 +48,8 @@ class Schedule:
 
 
 def _at_least_one(flag: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{flag} must be at least 1, got {value}.")
+    if not 1 <= value <= MOST:
+        raise InputError(f"{flag} must be at least 1 and at most {MOST}, got {value}.")
 
 
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -273,3 +273,23 @@ def test_numbers_that_do_not_fit_32_bits_are_refused(value, message):
 def test_bad_teams_are_refused(teams, message):
     with pytest.raises(InputError, match=message):
         fed.from_arrays(make_devices(1, 2, 3), teams)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, -1], "run from -1 to 0, but must be 0 to 2"),
+        ([0, 3], "run from 0 to 3, but must be 0 to 2"),
+        ([0.0, 1.0], "are float"),
+        ([False, True], "are bool"),
+    ],
+)
+def test_labels_are_checked_when_their_number_is_known(labels, message):
+    good = {"x": np.zeros((2, 2), np.float32), "y": np.array([0, 2])}
+    bad = good | {"y": np.array(labels)}
+    with pytest.raises(InputError, match=message):
+        fed.from_arrays([bad], [0], num_classes=3)
+    if np.array(labels).dtype == good["y"].dtype:
+        with pytest.raises(InputError, match="`test` run"):
+            fed.from_arrays([good], [0], test=[bad], num_classes=3)
+    assert fed.num_devices(fed.from_arrays([good], [0], num_classes=3)) == 1

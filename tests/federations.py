@@ -8,7 +8,7 @@ import numpy as np
 
 from permfl_jax import runner
 from permfl_jax.algorithms.permfl import Gains, permfl
-from permfl_jax.federation import from_arrays, num_devices, num_teams, team_sizes
+from permfl_jax.federation import from_arrays
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
@@ -69,11 +69,9 @@ def run_permfl(
 ):
     """The state after `rounds`."""
     schedule = {"batch_size": None} | schedule
-    sampler = sampler or Sampler(team_sizes(federation))
+    sampler = sampler or Sampler.of(federation)
     algorithm = _permfl(loss, Schedule(**schedule), sampler)
-    start = runner.start(
-        algorithm, params, num_devices(federation), num_teams(federation)
-    )
+    start = runner.start(algorithm, params, federation)
     key = jax.random.key(seed)
     *_, (state, _) = runner.run(algorithm, key, numbers, start, federation, rounds)
     return state

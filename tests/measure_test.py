@@ -119,6 +119,19 @@ def test_devices_that_do_not_differ_suggest_at_least_their_curvature():
     assert found.best_device_prox == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("apart", [0.0, 3.0, 30.0])
+def test_the_spread_that_counts_is_that_within_teams(apart):
+    """λ* = hτ²/σ_d² whatever lies between teams: 4 teams of 10, n = 20, h = 1."""
+    rng = np.random.default_rng(12)
+    centres = rng.normal(size=(40, 100)) + apart * np.repeat(
+        rng.normal(size=(4, 100)), 10, axis=0
+    )
+    devices = [{"x": c + rng.normal(size=(20, 100))} for c in centres]
+    federation = from_arrays(devices, np.repeat(range(4), 10).tolist())
+    found = measure(mean_loss, jnp.zeros(100), federation, KEY)
+    assert found.best_device_prox == pytest.approx(1 / 20, rel=0.2)
+
+
 def test_devices_of_one_sample_have_no_noise_to_measure():
     federation = mean_estimation(9, [1] * 8, 1.0, 1.0)
     assert measure(mean_loss, jnp.zeros(500), federation, KEY).best_device_prox == 0

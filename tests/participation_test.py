@@ -270,3 +270,11 @@ def test_a_team_draws_the_same_devices_whoever_else_acts():
         some = some_act.device[t, 0][some_act.present[t, 0]]
         expected = everyone[np.isin(team[everyone], teams[t])]
         np.testing.assert_array_equal(some, expected)
+
+
+def test_a_sampler_for_another_federation_is_refused():
+    federation = federation_of((4, 2))
+    key = keys.participation_key(jax.random.key(0), 0)
+    with pytest.raises(InputError, match=r"made for 3 devices, but .* has 6"):
+        Sampler((2, 1), None, 1).draw_devices(key, 0, None, federation)
+    assert Sampler.of(federation, None, 2) == Sampler((4, 2), None, 2)

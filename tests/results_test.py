@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -93,7 +94,6 @@ def test_an_unfinished_run_starts_over_without_its_old_rows(tmp_path):
 
 
 def test_a_run_stopped_before_its_config_starts_over(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / ".config.json.tmp").write_text('{"fla')
     begin(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["flags"] == FLAGS
@@ -193,10 +193,23 @@ def test_a_summary_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_the_commit_is_that_of_the_package_or_none(monkeypatch):
-    answers = {"rev-parse": "abc", "status": ""}
+    answers = {"rev-parse": "abc", "status": "", "ls-files": "results.py"}
     monkeypatch.setattr(results, "_output", lambda c: answers[c[3]])
     assert results.git_commit() == "abc"
     answers["status"] = " M file.py"
     assert results.git_commit() == "abc+changes"
     monkeypatch.setattr(results, "_output", full_disk)
+    assert results.git_commit() is None
+
+
+def test_a_package_inside_another_project_has_no_commit_of_its_own(
+    tmp_path, monkeypatch
+):
+    """Installed into the environment of some other checkout."""
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True)
+    copied = tmp_path / "results.py"
+    copied.write_text("")
+    monkeypatch.setattr(results, "__file__", str(copied))
     assert results.git_commit() is None

@@ -26,15 +26,15 @@ CALM = EXPLOSIVE | {"alpha": 0.1}
 
 
 def run(numbers, rounds=60, rounds_per_call=1):
-    f = oracles.random_quadratics(0, (2, 1), 3)
+    federation = quadratic_federation(oracles.random_quadratics(0, (2, 1), 3))
     schedule = Schedule(team_steps=2, device_steps=3, batch_size=None)
     algorithm = permfl(quadratic_loss, schedule, Sampler((2, 1)))
     return runner.run(
         algorithm,
         jax.random.key(0),
         gains(**numbers),
-        runner.start(algorithm, jnp.ones(3), 3, 2),
-        quadratic_federation(f),
+        runner.start(algorithm, jnp.ones(3), federation),
+        federation,
         rounds,
         rounds_per_call,
     )
@@ -44,7 +44,7 @@ def test_the_callers_model_survives_donation():
     federation, _ = classes_federation(0, [4, 5, 6], [0, 0, 1])
     algorithm = permfl(mclr_loss, Schedule(team_steps=2), Sampler((2, 1)))
     params = mclr_params(1)
-    state = runner.start(algorithm, params, 3, 2)
+    state = runner.start(algorithm, params, federation)
     numbers = gains(0.1, 0.5, 0.1, 0.1, 0.5)
     list(runner.run(algorithm, jax.random.key(0), numbers, state, federation, 2))
     assert np.isfinite(np.asarray(params["weight"])).all()  # not deleted

@@ -1,10 +1,13 @@
 """What a dataset hands over, and what it may be told."""
 
 import dataclasses
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
+
+from permfl_jax.errors import InputError
 
 
 class Examples(NamedTuple):
@@ -39,6 +42,9 @@ class SourceOptions:
       beta: `synthetic`: how much the devices' features differ.
       data_dir: folder for prepared data; `None` is `~/.cache/permfl_jax`.
       manual_dir: folder with one folder of raw files per dataset, or `None`.
+
+    Raises:
+      InputError: `data_dir` is no folder of this machine.
     """
 
     seed: int = 0
@@ -48,12 +54,19 @@ class SourceOptions:
     data_dir: str | None = None
     manual_dir: str | None = None
 
+    def __post_init__(self):
+        if self.data_dir and "://" in self.data_dir:
+            raise InputError(
+                f"--data_dir={self.data_dir} must be a folder of this machine."
+            )
+
     def data_path(self) -> pathlib.Path:
         """The folder for prepared data; it need not exist yet."""
-        return pathlib.Path(self.data_dir or "~/.cache/permfl_jax").expanduser()
+        # Unlike Path.expanduser, leaves the name of an unknown user alone.
+        return pathlib.Path(os.path.expanduser(self.data_dir or "~/.cache/permfl_jax"))
 
     def manual_path(self, name: str) -> pathlib.Path | None:
         """The folder of the raw files of dataset `name`, if the user gave one."""
         if self.manual_dir is None:
             return None
-        return pathlib.Path(self.manual_dir).expanduser() / name
+        return pathlib.Path(os.path.expanduser(self.manual_dir)) / name

@@ -4,7 +4,9 @@
   B_k ~ N(0, β)            v_k ~ N(B_k, 1)  [60]
   x ~ N(v_k, diag(j^-1.2)), j = 1..60                   y = argmax(W_k' x + b_k)
 
-α and β are standard deviations, as in the PerMFL authors' code. Device k holds
+α and β are standard deviations, as in the PerMFL authors' code. α moves the scores of
+all ten classes alike and so no label: the generator is kept as published, but only β
+and the unit-variance draws make devices differ. Device k holds
 5 (floor(lognormal(4, 2)) + 50) examples, so a few devices hold most of them.
 
 References:

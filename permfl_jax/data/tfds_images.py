@@ -61,10 +61,6 @@ def _prepare_and_store(
 
     Two runs that start together both do the work, and neither sees the other's half.
     """
-    if "://" in str(options.data_dir):
-        raise errors.InputError(
-            f"--data_dir={options.data_dir} must be a folder of this machine."
-        )
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

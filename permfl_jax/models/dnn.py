@@ -9,6 +9,8 @@ from permfl_jax.errors import InputError
 from permfl_jax.models.layers import Linear
 from permfl_jax.models.spec import ModelSpec
 
+_WIDEST = 100_000
+
 
 class DNN(nn.Module):
     """Flatten, hidden layers with ReLU, linear output.
@@ -40,9 +42,9 @@ def dnn(spec: ModelSpec) -> nn.Module:
       InputError: not one or two layers, or a width below 1.
     """
     hidden = spec.hidden or ((100,) if math.prod(spec.sample_shape) >= 784 else (20,))
-    if len(hidden) > 2 or min(hidden) < 1:
+    if len(hidden) > 2 or min(hidden) < 1 or max(hidden) > _WIDEST:
         raise InputError(
-            "--hidden takes one or two widths of at least 1, got "
+            f"--hidden takes one or two widths of 1 to {_WIDEST}, got "
             f"{','.join(map(str, hidden))}."
         )
     return DNN(spec.num_classes, tuple(hidden))

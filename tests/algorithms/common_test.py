@@ -12,7 +12,6 @@ from federations import classes_federation, mclr_loss, mclr_params
 from permfl_jax import runner
 from permfl_jax.algorithms import ALGORITHMS, get
 from permfl_jax.errors import InputError
-from permfl_jax.federation import team_sizes
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
@@ -23,14 +22,14 @@ SCHEDULE = Schedule(team_steps=2, device_steps=3, batch_size=4)
 
 def setup(name, schedule=SCHEDULE, teams_per_round=None, devices_per_round=None):
     federation, _ = classes_federation(0, COUNTS, TEAMS)
-    sampler = Sampler(team_sizes(federation), teams_per_round, devices_per_round)
+    sampler = Sampler.of(federation, teams_per_round, devices_per_round)
     algorithm = ALGORITHMS[name].factory(mclr_loss, schedule, sampler)
     hparams = ALGORITHMS[name].hparams(device_lr=0.1).traced()
     return algorithm, hparams, federation
 
 
-def start(algorithm):
-    return runner.start(algorithm, mclr_params(1), len(COUNTS), 2)
+def start(algorithm, federation):
+    return runner.start(algorithm, mclr_params(1), federation)
 
 
 def final(algorithm, hparams, federation, seed=0, rounds=4, rounds_per_call=1):
@@ -38,7 +37,7 @@ def final(algorithm, hparams, federation, seed=0, rounds=4, rounds_per_call=1):
         algorithm,
         jax.random.key(seed),
         hparams,
-        start(algorithm),
+        start(algorithm, federation),
         federation,
         rounds,
         rounds_per_call,
@@ -157,7 +156,7 @@ def test_seeds_and_settings_run_in_one_program(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_moves_nothing_between_host_and_device(name):
     algorithm, hparams, federation = setup(name)
-    key, state = jax.random.key(0), start(algorithm)
+    key, state = jax.random.key(0), start(algorithm, federation)
     with jax.transfer_guard("disallow"):
         runner.advance(algorithm, 2, key, hparams, state, federation)
 
@@ -171,7 +170,7 @@ def test_the_program_does_not_grow_with_the_federation(name):
         schedule = Schedule(
             team_steps=team_steps, device_steps=device_steps, batch_size=4
         )
-        sampler = Sampler(team_sizes(federation))
+        sampler = Sampler.of(federation)
         algorithm = ALGORITHMS[name].factory(mclr_loss, schedule, sampler)
         hparams = ALGORITHMS[name].hparams().traced()
         state = algorithm.init(mclr_params(1), len(counts), len(set(teams)))
@@ -223,7 +222,7 @@ def round_flops(name, counts, teams, devices_per_round=None):
 def compiled_round(name, counts, teams, devices_per_round=None, batch_size=16):
     federation, _ = classes_federation(0, counts, [int(t) for t in teams], dim=64)
     schedule = Schedule(team_steps=2, device_steps=5, batch_size=batch_size)
-    sampler = Sampler(team_sizes(federation), None, devices_per_round)
+    sampler = Sampler.of(federation, None, devices_per_round)
     algorithm = ALGORITHMS[name].factory(mclr_loss, schedule, sampler)
     state = algorithm.init(mclr_params(1, dim=64), len(counts), sampler.num_teams)
     arguments = (

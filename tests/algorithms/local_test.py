@@ -15,10 +15,11 @@ from permfl_jax.schedule import Schedule
 def run(f, sizes, rounds, teams_per_round=None):
     schedule = Schedule(team_steps=3, device_steps=4, batch_size=None)
     algorithm = local(quadratic_loss, schedule, Sampler(sizes, teams_per_round))
-    state = runner.start(algorithm, jnp.ones(3), len(f.team), len(sizes))
+    federation = quadratic_federation(f)
+    state = runner.start(algorithm, jnp.ones(3), federation)
     hparams = HParams(device_lr=0.2).traced()
     *_, (state, _) = runner.run(
-        algorithm, jax.random.key(0), hparams, state, quadratic_federation(f), rounds
+        algorithm, jax.random.key(0), hparams, state, federation, rounds
     )
     return state
 

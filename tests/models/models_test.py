@@ -290,7 +290,7 @@ def test_hidden_layers_are_one_or_two_of_some_width(hidden):
     with pytest.raises(InputError) as caught:
         models.build("dnn", spec(hidden=hidden))
     assert str(caught.value) == (
-        "--hidden takes one or two widths of at least 1, got "
+        "--hidden takes one or two widths of 1 to 100000, got "
         f"{','.join(map(str, hidden))}."
     )
 

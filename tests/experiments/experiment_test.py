@@ -1,0 +1,152 @@
+"""Every flag reaches what it names."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import config, experiment, job
+from permfl_jax import evaluate, keys, runner
+from permfl_jax import federation as fed
+
+SMALL = ("--num_teams=2", "--devices_per_team=2,3", "--num_rounds=2")
+
+
+def settings(*given):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", *SMALL, *given])
+        return config.from_flags(flags.FLAGS)
+
+
+def test_schedule_and_sampler_are_what_was_asked_for():
+    built = experiment.build(
+        settings(
+            "--team_steps=3",
+            "--device_steps=4",
+            "--batch_size=7",
+            "--batching=cyclic",
+            "--weights=samples",
+            "--aggregate=stale",
+            "--teams_per_round=1",
+            "--devices_per_round=2",
+        )
+    )
+    assert dataclasses.asdict(built.schedule) == {
+        "team_steps": 3,
+        "device_steps": 4,
+        "batch_size": 7,
+        "batching": "cyclic",
+        "weights": "samples",
+        "aggregate": "stale",
+    }
+    assert dataclasses.astuple(built.sampler) == ((2, 3), 1, 2)
+    assert fed.team_sizes(built.federation) == (2, 3)
+    assert experiment.build(settings("--batch_size=0")).schedule.batch_size is None
+
+
+def test_hyper_parameters_and_l2_are_what_was_asked_for():
+    built = experiment.build(settings("--hparam=device_prox=2.5", "--l2=0.5"))
+    assert built.hparams.device_prox == 2.5
+    plain = experiment.build(settings())
+    params = plain.task.init(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[:3], plain.federation.train.pool)
+    norm = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(
+        built.task.loss(params, batch),
+        plain.task.loss(params, batch) + 0.25 * norm,
+        rtol=1e-5,
+    )
+
+
+def test_fractions_and_classes_are_what_was_asked_for():
+    built = experiment.build(
+        settings(
+            "--classes_per_device=3",
+            "--validation_fraction=0.2",
+            "--test_fraction=0.3",
+            "--seed=4",
+        )
+    )
+    counts = [
+        fed.class_counts(getattr(built.federation, part), 10)
+        for part in ("train", "validation", "test")
+    ]
+    assert ((sum(counts) > 0).sum(axis=1) == 3).all()
+    sizes = np.array([count.sum() for count in counts])
+    np.testing.assert_allclose(sizes / sizes.sum(), [0.5, 0.2, 0.3], atol=0.03)
+    other = experiment.build(settings("--classes_per_device=3"))
+    assert built.report["sha256"] != other.report["sha256"]
+
+
+def test_hidden_widths_and_synthetic_spreads_reach_their_owners(monkeypatch):
+    given = ("--dataset=synthetic", "--model=dnn", "--hidden=7,5")
+    built = experiment.build(settings(*given))
+    params = built.task.init(jax.random.key(0))
+    assert params["hidden_0"]["weight"].shape == (7, 60)
+    assert params["hidden_1"]["weight"].shape == (5, 7)
+    told = []
+    load = experiment.data.load
+    monkeypatch.setattr(
+        experiment.data, "load", lambda *args: told.append(args[1]) or load(*args)
+    )
+    experiment.build(settings(*given, "--synthetic_alpha=3", "--synthetic_beta=4"))
+    assert (told[0].alpha, told[0].beta, told[0].num_devices) == (3, 4, 5)
+
+
+def test_advice_knows_l2(monkeypatch):
+    built = experiment.build(settings("--l2=0.25"))
+    told = []
+    monkeypatch.setattr(
+        experiment.algorithms.Method,
+        "advise",
+        property(lambda self: lambda *args: told.append(args[-1]) or []),
+    )
+    assert job.advice(built) == []
+    assert told == [0.25]
+
+
+def test_the_local_floor_is_local_training_with_the_same_step_size():
+    built = experiment.build(settings("--hparam=device_lr=0.2", "--team_steps=3"))
+    floor = job.floors(built)
+    alone = experiment.build(
+        settings("--algorithm=local", "--hparam=device_lr=0.2", "--team_steps=3")
+    )
+    row = job.train(alone, lambda row: None, lambda *_: None)[-1]
+    assert floor["local/accuracy"] == row["PM/accuracy"]
+    assert floor["local/loss"] == row["PM/loss"]
+    other = experiment.build(
+        settings("--algorithm=local", "--hparam=device_lr=0.01", "--team_steps=3")
+    )
+    assert (
+        job.train(other, lambda row: None, lambda *_: None)[-1]["PM/loss"]
+        != (floor["local/loss"])
+    )
+
+
+def test_the_seed_reaches_the_initial_model_and_the_run():
+    one, two = (experiment.build(settings(f"--seed={s}")) for s in (0, 1))
+    rows = [job.train(e, lambda row: None, lambda *_: None)[-1] for e in (one, two)]
+    assert rows[0]["PM/loss"] != rows[1]["PM/loss"]
+    again = job.train(one, lambda row: None, lambda *_: None)[-1]
+    drop = {"seconds"}
+    assert {k: v for k, v in again.items() if k not in drop} == {
+        k: v for k, v in rows[0].items() if k not in drop
+    }
+
+
+def test_train_scores_the_state_that_the_runner_leaves():
+    built = experiment.build(settings("--num_rounds=3", "--eval_every=2"))
+    rows = job.train(built, lambda row: None, lambda *_: None)
+    assert [row["round"] for row in rows] == [2, 3]
+    key, hparams = jax.random.key(0), built.hparams.traced()
+    params = built.task.init(keys.init_key(key))
+    start = runner.start(built.algorithm, params, built.federation)
+    *_, (state, _) = runner.run(
+        built.algorithm, key, hparams, start, built.federation, 3
+    )
+    scored = evaluate.models_of(built.algorithm, key, hparams, state, built.federation)
+    row = evaluate.Evaluator(built.task.metrics, built.federation).rows(scored)
+    assert row["GM/loss"] == pytest.approx(rows[-1]["GM/loss"], rel=1e-12)
