@@ -1,7 +1,6 @@
 """Raw files to build from: the real ones where they are at hand, and tiny ones."""
 
 import gzip
-import pathlib
 import types
 
 import numpy as np
@@ -11,22 +10,12 @@ from permfl_jax.data import examples
 from permfl_jax.data.idx import read_idx
 from permfl_jax.data.image_source import ImageSource
 
-_RAW_DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
-def raw_data():
-    """The folder with the real raw files."""
-    if not (_RAW_DATA / "mnist").is_dir():
-        pytest.skip(f"the real raw files are not in {_RAW_DATA}.")
-    return _RAW_DATA
-
-
-@pytest.fixture(scope="session")
-def real_options(raw_data, tmp_path_factory):
+def real_options(shared_data, tmp_path_factory):
     """One data_dir for all real datasets of the session, as a user has."""
     data_dir = tmp_path_factory.mktemp("data_dir")
-    return examples.SourceOptions(data_dir=str(data_dir), manual_dir=str(raw_data))
+    return examples.SourceOptions(data_dir=str(data_dir), manual_dir=str(shared_data))
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ def test_class_counts(mnist):
 @pytest.mark.parametrize(
     ("prefix", "part"), [("train", slice(0, 60_000)), ("t10k", slice(60_000, 70_000))]
 )
-def test_order_is_that_of_the_raw_files(mnist, raw_data, prefix, part):
+def test_order_is_that_of_the_raw_files(mnist, shared_data, prefix, part):
     """All training pictures, then all test pictures; headers have 16 and 8 bytes."""
     kinds = ("images-idx3", 16, mnist.x), ("labels-idx1", 8, mnist.y)
     for kind, header, found in kinds:
-        with gzip.open(raw_data / "mnist" / f"{prefix}-{kind}-ubyte.gz") as stream:
+        with gzip.open(shared_data / "mnist" / f"{prefix}-{kind}-ubyte.gz") as stream:
             raw = np.frombuffer(stream.read()[header:], np.uint8)
         np.testing.assert_array_equal(found[part].reshape(-1), raw)
