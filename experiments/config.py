@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
@@ -12,9 +13,14 @@ from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS
 
 
-def _names(registry) -> str:
+def _names(registry: Iterable[str]) -> str:
     return ", ".join(registry)
 
+
+_HPARAMS = "; ".join(
+    f"{name}: {_names(field.name for field in dataclasses.fields(method.hparams))}"
+    for name, method in algorithms.ALGORITHMS.items()
+)
 
 flags.DEFINE_string("dataset", "digits", f"One of: {_names(data.DATASETS)}.")
 flags.DEFINE_string("model", "mclr", f"One of: {_names(models.MODELS)}.")
@@ -47,9 +53,7 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
     "hparam",
     [],
-    "name=value, repeatable. permfl: device_lr (alpha), team_lr (eta), server_lr "
-    "(beta), device_prox (lambda), team_prox (gamma), device_pull (a separate lambda "
-    "for device steps, as in the released code). local: device_lr.",
+    "name=value, repeatable; a later one replaces an earlier one. " + _HPARAMS,
 )
 flags.DEFINE_integer("teams_per_round", None, "Teams m per global round. Default: all.")
 flags.DEFINE_integer(

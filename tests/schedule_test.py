@@ -19,7 +19,10 @@ def test_defaults_are_the_papers_loops():
 def test_counts_start_at_one(name, value):
     with pytest.raises(InputError) as caught:
         Schedule(**{name: value})
-    assert str(caught.value) == f"--{name} must be at least 1, got {value}."
+    assert (
+        str(caught.value)
+        == f"--{name} must be at least 1 and at most 10000000, got {value}."
+    )
     assert getattr(Schedule(**{name: 1}), name) == 1
 
 
