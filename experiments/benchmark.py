@@ -85,7 +85,7 @@ def prepare(case: Case) -> tuple[Callable[[], float], float]:
 
 
 def ratio(case: Case, base: Case, pairs: int) -> dict[str, float]:
-    """Seconds per device step of `case` over those of `base`, pair by pair."""
+    """Seconds per global round of `case` over those of `base`, pair by pair."""
     (one, _), (two, _) = prepare(case), prepare(base)
     ratios = sorted(one() / two() for _ in range(pairs))
     return {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}

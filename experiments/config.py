@@ -10,7 +10,7 @@ from absl import flags
 from permfl_jax import algorithms, data, models, partitions, teams
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
-from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS
+from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS, check_count
 
 
 def _names(registry: Iterable[str]) -> str:
@@ -162,10 +162,7 @@ def from_flags(values: flags.FlagValues) -> Config:
 
 def _check_numbers(given):
     for name in ("num_teams", "num_rounds", "eval_every", "rounds_per_call"):
-        if not 1 <= given[name] <= MOST:
-            raise InputError(
-                f"--{name} must be at least 1 and at most {MOST}, got {given[name]}."
-            )
+        check_count(f"--{name}", given[name])
     if not 0 <= given["batch_size"] <= MOST:
         raise InputError(
             f"--batch_size must be 1 to {MOST}, or 0 for all; got "

@@ -122,12 +122,8 @@ def _local_floor(experiment):
     )
     *_, (_, models_now, _) = _trajectory(alone)
     evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
-    row = evaluator.rows(models_now())
-    return {
-        f"local/{name.removeprefix('PM/')}": value
-        for name, value in row.items()
-        if not name.startswith(("PM/train", "PM/validation"))
-    }
+    row = evaluator.rows(models_now(), splits=("test",))
+    return {f"local/{name.removeprefix('PM/')}": v for name, v in row.items()}
 
 
 def summarise(rows: list[dict[str, Any]], floor: dict[str, float]) -> dict[str, Any]:

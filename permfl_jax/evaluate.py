@@ -1,5 +1,7 @@
 """PM, TM and GM of any method, over all devices."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +51,7 @@ class Evaluator:
         """
         self._federation = federation
         self._blocks = {name: _blocks(getattr(federation, name)) for name in SPLITS}
-        self._score = jax.jit(_scorer(metrics_fn), static_argnames="tier")
+        self._metrics_fn = metrics_fn
 
     def scores(self, tier: str, models: Params, split: str) -> Scores:
         """Scores one tier on one split.
@@ -63,16 +65,24 @@ class Evaluator:
         count = np.asarray(samples.count)
         if not count.any():
             return Scores(count, {})
-        total = self._score(
-            models, self._federation.team, samples, *self._blocks[split], tier=tier
+        total = _score(
+            self._metrics_fn,
+            tier,
+            models,
+            self._federation.team,
+            samples,
+            *self._blocks[split],
         )
         return Scores(count, jax.device_get(total))
 
-    def rows(self, models: dict[str, tuple[str, Params]]) -> dict[str, float]:
+    def rows(
+        self, models: dict[str, tuple[str, Params]], splits: Sequence[str] = SPLITS
+    ) -> dict[str, float]:
         """One flat row for all models: `PM/accuracy` is pooled over test samples.
 
         Args:
           models: label (`PM`, `TM`, `GM`) to (tier, models), as `models_of` gives.
+          splits: which to score.
 
         Returns:
           `LABEL/NAME` on test and `LABEL/SPLIT/NAME` on train and validation, where
@@ -80,7 +90,7 @@ class Evaluator:
         """
         row: dict[str, float] = {}
         for label, (tier, model) in models.items():
-            for split in SPLITS:
+            for split in splits:
                 prefix = label if split == "test" else f"{label}/{split}"
                 scores = self.scores(tier, model, split)
                 means = pooled(scores) | spread(scores)
@@ -154,22 +164,23 @@ def _blocks(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     return device.astype(np.int32), first.astype(np.int32)
 
 
-def _scorer(metrics_fn):
-    def score(models, team, samples, device, first, *, tier):
-        def block(where):
-            owner, offset = where
-            index = {"device": owner, "team": team[owner], "server": None}[tier]
-            params = tree.take(models, index)
-            place = offset + jnp.arange(_BLOCK, dtype=jnp.int32)
-            count = samples.count[owner]
-            batch = batches.fetch(
-                samples.pool, samples.start[owner], jnp.minimum(place, count - 1)
-            )
-            values = metrics_fn(params, batch)
-            return {k: jnp.where(place < count, v, 0).sum() for k, v in values.items()}
+# At module level, so that another evaluator of the same task does not compile again.
+@functools.partial(jax.jit, static_argnames=("metrics_fn", "tier"))
+def _score(metrics_fn, tier, models, team, samples, device, first):
+    """Sums of each score over the samples of each device, `{name: [D]}`."""
 
-        sums = jax.lax.map(block, (device, first), batch_size=_BLOCKS_AT_ONCE)
-        num_devices = samples.count.shape[0]
-        return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, num_devices), sums)
+    def block(where):
+        owner, offset = where
+        index = {"device": owner, "team": team[owner], "server": None}[tier]
+        params = tree.take(models, index)
+        place = offset + jnp.arange(_BLOCK, dtype=jnp.int32)
+        count = samples.count[owner]
+        batch = batches.fetch(
+            samples.pool, samples.start[owner], jnp.minimum(place, count - 1)
+        )
+        values = metrics_fn(params, batch)
+        return {k: jnp.where(place < count, v, 0).sum() for k, v in values.items()}
 
-    return score
+    sums = jax.lax.map(block, (device, first), batch_size=_BLOCKS_AT_ONCE)
+    num_devices = samples.count.shape[0]
+    return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, num_devices), sums)

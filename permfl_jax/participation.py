@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from permfl_jax import keys, tree
 from permfl_jax.errors import InputError
+from permfl_jax.federation import team_sizes
 from permfl_jax.types import Federation
 
 
@@ -67,8 +67,7 @@ class Sampler:
         devices_per_round: int | None = None,
     ) -> "Sampler":
         """A sampler with the team sizes of `federation`; on the host."""
-        sizes = np.bincount(np.asarray(federation.team)).tolist()
-        return cls(tuple(sizes), teams_per_round, devices_per_round)
+        return cls(team_sizes(federation), teams_per_round, devices_per_round)
 
     def __post_init__(self):
         _check("--teams_per_round", self.teams_per_round, self.num_teams, "teams")

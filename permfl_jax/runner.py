@@ -10,6 +10,7 @@ import numpy as np
 
 from permfl_jax import tree
 from permfl_jax.errors import DivergenceError, InputError
+from permfl_jax.federation import num_devices, num_teams
 from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
 
 TIERS = ("device", "team", "server")
@@ -17,8 +18,7 @@ TIERS = ("device", "team", "server")
 
 def start(algorithm: Algorithm, params: Params, federation: Federation) -> State:
     """The state before round 1, in buffers of its own (`run` gives them away)."""
-    num_teams = int(federation.team[-1]) + 1
-    state = algorithm.init(params, federation.team.shape[0], num_teams)
+    state = algorithm.init(params, num_devices(federation), num_teams(federation))
     return jax.tree.map(jnp.copy, state)
 
 

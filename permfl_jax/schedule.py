@@ -38,16 +38,17 @@ class Schedule:
     aggregate: str = "participants"
 
     def __post_init__(self):
-        _at_least_one("--team_steps", self.team_steps)
-        _at_least_one("--device_steps", self.device_steps)
+        check_count("--team_steps", self.team_steps)
+        check_count("--device_steps", self.device_steps)
         if self.batch_size is not None:
-            _at_least_one("--batch_size", self.batch_size)
+            check_count("--batch_size", self.batch_size)
         _one_of("--batching", self.batching, BATCHINGS)
         _one_of("--weights", self.weights, WEIGHTS)
         _one_of("--aggregate", self.aggregate, AGGREGATES)
 
 
-def _at_least_one(flag: str, value: int) -> None:
+def check_count(flag: str, value: int) -> None:
+    """Raises `InputError` unless `value` is 1 to `MOST`."""
     if not 1 <= value <= MOST:
         raise InputError(f"{flag} must be at least 1 and at most {MOST}, got {value}.")
 

@@ -110,7 +110,6 @@ def progress(
     team_prox: float,
     team_steps: int,
     device_steps: int,
-    device_pull: float | None = None,
 ) -> Progress:
     """Exact progress on a quadratic of one curvature h (all devices alike).
 
@@ -126,10 +125,8 @@ def progress(
       team_prox: γ.
       team_steps: K.
       device_steps: L.
-      device_pull: λ of the device steps alone; `None` is λ.
     """
-    pull = device_prox if device_pull is None else device_pull
-    device = device_share(curvature, device_lr, pull, device_steps)
+    device = device_share(curvature, device_lr, device_prox, device_steps)
     team = team_share(device_prox * device, team_lr, team_prox, team_steps)
     return Progress(device, team, server_lr * team_prox * team)
 

@@ -39,7 +39,7 @@ def dnn(spec: ModelSpec) -> nn.Module:
     Synthetic). The paper's text speaks of two layers: `--hidden=20,20`.
 
     Raises:
-      InputError: not one or two layers, or a width below 1.
+      InputError: not one or two layers, or a width out of range.
     """
     hidden = spec.hidden or ((100,) if math.prod(spec.sample_shape) >= 784 else (20,))
     if len(hidden) > 2 or min(hidden) < 1 or max(hidden) > _WIDEST:
