@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import batches, tree
-from permfl_jax.types import Algorithm, Federation, Params, Samples, State
+from permfl_jax import batches, placement, tree
+from permfl_jax.cohort import Cohort
+from permfl_jax.types import Algorithm, Federation, State
 
-_BLOCK = 64  # samples of one device scored together
-_BLOCKS_AT_ONCE = 16
+_BLOCK = 64  # samples of one device scored together, at most
+_BLOCKS_AT_ONCE = 16  # of a model that all devices share
 # The models that are scored, in the order in which people read them.
 LABELS = {
     "PM": "personal models",
@@ -38,45 +39,96 @@ class Scores(NamedTuple):
 class Evaluator:
     """Scores models on a federation; compiled once per tier and split.
 
-    The samples of a device are scored in blocks of 64, so the work follows the samples
-    really there, also when devices differ much in size, and memory is bounded.
+    The samples of a device are scored in blocks of up to 64, so the work follows the
+    samples really there, also when devices differ much in size, and memory is bounded.
     """
 
     def __init__(self, metrics_fn: Any, federation: Federation):
-        """Prepares the list of blocks.
+        """Prepares the lists of blocks.
 
         Args:
           metrics_fn: `(params, batch) -> {name: [B]}`.
           federation: the data.
         """
         self._federation = federation
-        self._blocks = {name: _blocks(getattr(federation, name)) for name in SPLITS}
         self._metrics_fn = metrics_fn
+        self._counts = {
+            name: placement.to_host(getattr(federation, name).count) for name in SPLITS
+        }
 
-    def scores(self, tier: str, models: Params, split: str) -> Scores:
-        """Scores one tier on one split.
+    def scores(
+        self, tier: str, models: Any, splits: Sequence[str] = SPLITS
+    ) -> dict[str, Scores]:
+        """Scores one tier on each split that has samples.
 
         Args:
-          tier: `device` (leaves `[D, ...]`), `team` (`[M, ...]`) or `server` (`[...]`).
+          tier: `device` (leaves `[D, ...]`), `team` (`[M, ...]`), `server` (`[...]`) or
+            `adapted`: a function from a cohort to its devices' models `[A, ...]`.
           models: the tier's models.
-          split: `train`, `validation` or `test`.
+          splits: of `train`, `validation` and `test`.
         """
+        if tier != "adapted":
+            parts = [(0, self._on_chip, models)]
+        else:
+            parts = self._adapted_in_parts(models)
+            tier = "device"
+        totals: dict[str, Any] = {}
+        for first, size, part in parts:
+            for split in splits:
+                if self._counts[split].any():
+                    more = self._score(tier, part, split, first, size)
+                    so_far = totals.get(split)
+                    totals[split] = (
+                        more if so_far is None else jax.tree.map(np.add, so_far, more)
+                    )
+        return {
+            split: Scores(self._counts[split], totals.get(split, {}))
+            for split in splits
+        }
+
+    @property
+    def _on_chip(self):
+        chips = placement.num_chips(self._federation.placement)
+        return len(self._counts["train"]) // chips
+
+    def _adapted_in_parts(self, adapt):
+        """Yields as many devices of each chip at a time as are asked for."""
+        where = self._federation.placement
+        size = placement.largest_divisor(self._on_chip, where.device_chunk)
+        if size == self._on_chip:
+            yield 0, size, adapt(Cohort.everyone(self._federation))
+            return
+        team = placement.to_host(self._federation.team)
+        own = np.arange(len(team), dtype=np.int32).reshape(-1, self._on_chip)
+        for first in range(0, self._on_chip, size):
+            device = own[:, first : first + size].reshape(-1)
+            device, slot = placement.by_device(where, (device, team[device]))
+            yield first, size, adapt(Cohort(device, slot, None, placement=where))
+
+    def _score(self, tier, models, split, first, size):
+        """Sums over the devices `first : first + size` of each chip."""
         samples = getattr(self._federation, split)
-        count = np.asarray(samples.count)
-        if not count.any():
-            return Scores(count, {})
-        total = _score(
-            self._metrics_fn,
-            tier,
-            models,
-            self._federation.team,
-            samples,
-            *self._blocks[split],
+        block = min(_BLOCK, samples.max_count)
+        blocks = _blocks(
+            self._counts[split].reshape(-1, self._on_chip), block, first, size
         )
-        return Scores(count, jax.device_get(total))
+        where = self._federation.placement
+        return placement.to_host(
+            _score(
+                self._metrics_fn,
+                tier,
+                where,
+                block,
+                models,
+                self._federation.team,
+                samples,
+                *placement.by_device(where, blocks),
+                jnp.int32(first),
+            )
+        )
 
     def rows(
-        self, models: dict[str, tuple[str, Params]], splits: Sequence[str] = SPLITS
+        self, models: dict[str, tuple[str, Any]], splits: Sequence[str] = SPLITS
     ) -> dict[str, float]:
         """One flat row for all models: `PM/accuracy` is pooled over test samples.
 
@@ -90,9 +142,8 @@ class Evaluator:
         """
         row: dict[str, float] = {}
         for label, (tier, model) in models.items():
-            for split in splits:
+            for split, scores in self.scores(tier, model, splits).items():
                 prefix = label if split == "test" else f"{label}/{split}"
-                scores = self.scores(tier, model, split)
                 means = pooled(scores) | spread(scores)
                 row |= {f"{prefix}/{name}": value for name, value in means.items()}
         return row
@@ -104,19 +155,25 @@ def models_of(
     hparams: Any,
     state: State,
     federation: Federation,
-) -> dict[str, tuple[str, Params]]:
+) -> dict[str, tuple[str, Any]]:
     """The models to score: `PM`, `TM`, `GM` where the method has them.
 
-    `PM` are the device models that training left; when not every device takes part in
-    every exchange, `PM_adapted` are all devices adapted now from their team's model.
+    `PM` are the device models that training left. When not every device takes part in
+    every exchange, or personal models are not kept, `PM_adapted` are all devices
+    adapted now from their team's model, made while they are scored.
     """
     models = {}
     for label, tier in (("PM", "device"), ("TM", "team"), ("GM", "server")):
         if getattr(state, tier) is not None:
             models[label] = (tier, getattr(state, tier))
     if algorithm.personalize is not None:
-        adapt = jax.jit(algorithm.personalize)
-        models["PM_adapted"] = ("device", adapt(key, hparams, state, federation))
+
+        def adapt(cohort):
+            return _adapt(
+                algorithm.personalize, key, hparams, state, federation, cohort
+            )
+
+        models["PM_adapted"] = ("adapted", adapt)
     return models
 
 
@@ -148,39 +205,81 @@ def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> floa
     return float(hits.sum() / test_counts.sum())
 
 
-def _blocks(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Device and first position of every block of at most 64 samples, `[K]` each."""
-    count = np.asarray(samples.count)
-    per_device = -(-count // _BLOCK)
-    device = np.repeat(np.arange(len(per_device)), per_device)
-    within = np.arange(len(device)) - np.repeat(
-        np.cumsum(per_device) - per_device, per_device
-    )
-    # Blocks past the end of device 0 fill the last group: a remainder of another size
-    # would compile a second time.
-    fill = -len(device) % _BLOCKS_AT_ONCE
-    device = np.pad(device, (0, fill))
-    first = np.pad(within * _BLOCK, (0, fill), constant_values=count[0])
-    return device.astype(np.int32), first.astype(np.int32)
+_adapt = jax.jit(
+    lambda personalize, *args: personalize(*args), static_argnames=("personalize",)
+)
+
+
+def _blocks(
+    count: np.ndarray, block: int, first: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks of some devices of each chip: whose, and the first position, flat.
+
+    Args:
+      count: `[chips, D / chips]`.
+      block: samples in a block, at most.
+      first: of the devices of each chip.
+      size: how many devices.
+    """
+    per_device = -(-count // block)
+    # As many for every chip and part, so that nothing compiles twice.
+    parts = per_device.reshape(len(count), -1, size).sum(axis=-1)
+    most = -(-int(parts.max()) // _BLOCKS_AT_ONCE) * _BLOCKS_AT_ONCE
+    device = np.full((len(count), most), first, np.int32)
+    # Blocks that start past the end of a device count nothing.
+    start = np.full((len(count), most), count.max(), np.int32)
+    for chip, needed in enumerate(per_device[:, first : first + size]):
+        whose = np.repeat(np.arange(size), needed)
+        within = np.arange(len(whose)) - np.repeat(np.cumsum(needed) - needed, needed)
+        device[chip, : len(whose)] = whose + first
+        start[chip, : len(whose)] = within * block
+    return device.reshape(-1), start.reshape(-1)
 
 
 # At module level, so that another evaluator of the same task does not compile again.
-@functools.partial(jax.jit, static_argnames=("metrics_fn", "tier"))
-def _score(metrics_fn, tier, models, team, samples, device, first):
+@functools.partial(jax.jit, static_argnames=("metrics_fn", "tier", "where", "block"))
+def _score(metrics_fn, tier, where, block, models, team, samples, device, start, first):
     """Sums of each score over the samples of each device, `{name: [D]}`."""
 
-    def block(where):
-        owner, offset = where
-        index = {"device": owner, "team": team[owner], "server": None}[tier]
-        params = tree.take(models, index)
-        place = offset + jnp.arange(_BLOCK, dtype=jnp.int32)
-        count = samples.count[owner]
-        batch = batches.fetch(
-            samples.pool, samples.start[owner], jnp.minimum(place, count - 1)
-        )
-        values = metrics_fn(params, batch)
-        return {k: jnp.where(place < count, v, 0).sum() for k, v in values.items()}
+    def on_chip(models, team, pool, begin, count, device, start, first):
+        teams = jax.tree.leaves(models)[0].shape[0] if tier == "team" else 0
+        own_team = team - placement.first_in_row(where, teams)
 
-    sums = jax.lax.map(block, (device, first), batch_size=_BLOCKS_AT_ONCE)
-    num_devices = samples.count.shape[0]
-    return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, num_devices), sums)
+        def one(block_of):
+            owner, offset = block_of
+            index = {"device": owner - first, "team": own_team[owner], "server": None}
+            params = tree.take(models, index[tier])
+            place = offset + jnp.arange(block, dtype=jnp.int32)
+            real = place < count[owner]
+            last = jnp.maximum(count[owner] - 1, 0)
+            batch = batches.fetch(pool, begin[owner], jnp.minimum(place, last))
+            values = metrics_fn(params, batch)
+            return {k: jnp.where(real, v, 0).sum() for k, v in values.items()}
+
+        size = _blocks_at_once(where, tier, models, pool, block, len(device))
+        sums = jax.lax.map(one, (device, start), batch_size=size)
+        return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, len(count)), sums)
+
+    by_device, tiers = (
+        placement.BY_DEVICE,
+        {
+            "device": placement.BY_DEVICE,
+            "team": placement.BY_TEAM,
+            "server": placement.EVERYWHERE,
+        },
+    )
+    specs = (tiers[tier], *[by_device] * 6, placement.EVERYWHERE)
+    return placement.per_chip(where, on_chip, specs, by_device)(
+        models, team, samples.pool, samples.start, samples.count, device, start, first
+    )
+
+
+def _blocks_at_once(where, tier, models, pool, block, number):
+    if tier == "server":
+        return _BLOCKS_AT_ONCE
+    model = sum(x.size // x.shape[0] * 4 for x in jax.tree.leaves(models))
+    sample = sum(x.size // max(x.shape[0], 1) * 4 for x in jax.tree.leaves(pool))
+    step_bytes = model + block * sample
+    size = placement.devices_at_once(where, number, step_bytes)
+    size = min(size, _BLOCKS_AT_ONCE)
+    return None if size == 1 else size

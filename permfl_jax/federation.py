@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from permfl_jax import placement
 from permfl_jax.errors import InputError
 from permfl_jax.types import Batch, Federation, Samples
 
@@ -74,12 +75,12 @@ def num_devices(federation: Federation) -> int:
 
 def num_teams(federation: Federation) -> int:
     """M; on the host, not under `jit`."""
-    return int(federation.team[-1]) + 1
+    return len(team_sizes(federation))
 
 
 def team_sizes(federation: Federation) -> tuple[int, ...]:
     """`[M]`, the devices of each team; on the host, not under `jit`."""
-    return tuple(np.bincount(np.asarray(federation.team)).tolist())
+    return tuple(np.bincount(placement.to_host(federation.team)).tolist())
 
 
 def class_counts(samples: Samples, num_classes: int) -> np.ndarray:

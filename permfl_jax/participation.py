@@ -5,39 +5,16 @@ back, so the cost of a round follows participation and absentees keep their bits
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from permfl_jax import keys, tree
+from permfl_jax import keys, placement
+from permfl_jax.cohort import Cohort
 from permfl_jax.errors import InputError
 from permfl_jax.federation import team_sizes
 from permfl_jax.types import Federation
-
-
-class Cohort(NamedTuple):
-    """The devices of one exchange, at most A, in team-major order.
-
-    Attributes:
-      device: `[A]` int32 device numbers, or `None` when everyone acts. An unused place
-        (teams of unequal size only) holds D, which `tree.put` ignores.
-      slot: `[A]` int32, which of the round's teams each belongs to.
-      present: `[A]` bool, false in unused places, or `None` when all are used.
-    """
-
-    device: jax.Array | None
-    slot: jax.Array
-    present: jax.Array | None
-
-    def weights(self, device_weight: jax.Array) -> jax.Array:
-        """`[D]` weights of all devices to `[A]` of these, 0 in unused places."""
-        weight = tree.take(device_weight, self.device)
-        return weight if self.present is None else jnp.where(self.present, weight, 0)
-
-    def mean(self, values: jax.Array) -> jax.Array:
-        """Mean of `values` `[A]` over the devices that are present, `[]`."""
-        return jnp.mean(values, where=self.present)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +78,21 @@ class Sampler:
         """A: the most devices that `acting_teams` teams can send."""
         return sum(sorted(self._quotas())[-self.acting_teams :])
 
+    def places_on(self, chips: int) -> int:
+        """The most devices that act on one of `chips` chips; `places` on one.
+
+        A chip holds the next D / chips devices. How many of a team's devices are drawn
+        from a chip is up to chance, so all of them have a place there.
+        """
+        team = np.repeat(np.arange(self.num_teams), self.team_sizes)
+        most = 0
+        for share in team.reshape(chips, -1):
+            held = np.minimum(
+                np.bincount(share, minlength=self.num_teams), self._quotas()
+            )
+            most = max(most, int(np.sort(held)[-self.acting_teams :].sum()))
+        return most
+
     def _quotas(self) -> tuple[int, ...]:
         limit = self.devices_per_round or max(self.team_sizes)
         return tuple(min(size, limit) for size in self.team_sizes)
@@ -141,7 +133,7 @@ class Sampler:
                 "Sampler.of(federation)."
             )
         if self.full:
-            return Cohort(None, federation.team, None)
+            return Cohort.everyone(federation)
         num_devices = federation.team.shape[0]
         chosen = self._rank(key, team_round, federation) < min(
             self.devices_per_round or num_devices, num_devices
@@ -149,8 +141,9 @@ class Sampler:
         if teams is not None:
             acts = jnp.zeros(self.num_teams, bool).at[teams].set(True)
             chosen &= acts[federation.team]
-        (device,) = jnp.nonzero(chosen, size=self.places, fill_value=num_devices)
-        return _cohort(device.astype(jnp.int32), teams, federation)
+        chips = placement.num_chips(federation.placement)
+        device = _numbers(chosen.reshape(chips, -1), self.places_on(chips))
+        return _cohort(device, teams, federation)
 
     def _rank(self, key, team_round, federation):
         """`[D]` int32: each device's place in its team's draw for this exchange."""
@@ -175,15 +168,27 @@ def _lots(key_per_row):
     return jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(key_per_row)
 
 
+def _numbers(chosen, places):
+    """`[chips, D / chips]` bool to `[chips · places]` device numbers, D if unused."""
+    chips, held = chosen.shape
+    (index,) = jax.vmap(lambda row: jnp.nonzero(row, size=places, fill_value=held))(
+        chosen
+    )
+    first = held * jnp.arange(chips)[:, None]
+    device = jnp.where(index < held, index + first, chips * held)
+    return device.reshape(-1).astype(jnp.int32)
+
+
 def _cohort(device, teams, federation):
     present = device < federation.team.shape[0]
-    slot = jnp.take(federation.team, device, mode="clip")
+    cohort = Cohort(device, device, present, teams is None, federation.placement)
+    slot = cohort.take(federation.team)
     if teams is not None:
         # An unused place may look up a team that was not drawn; any slot will do,
         # since its weight is 0.
         slot = jnp.searchsorted(teams, slot).astype(jnp.int32)
         slot = jnp.minimum(slot, teams.shape[0] - 1)
-    return Cohort(device, slot, present)
+    return dataclasses.replace(cohort, slot=slot)
 
 
 def _offsets(sizes):

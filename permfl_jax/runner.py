@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import tree
+from permfl_jax import placement, tree
 from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.federation import num_devices, num_teams
 from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
@@ -18,8 +17,19 @@ TIERS = ("device", "team", "server")
 
 def start(algorithm: Algorithm, params: Params, federation: Federation) -> State:
     """The state before round 1, in buffers of its own (`run` gives them away)."""
-    state = algorithm.init(params, num_devices(federation), num_teams(federation))
-    return jax.tree.map(jnp.copy, state)
+    return _start(
+        algorithm.init,
+        params,
+        num_devices(federation),
+        num_teams(federation),
+        federation.placement,
+    )
+
+
+# Compiled, so that each chip makes only the rows that it holds.
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _start(init, params, devices, teams, where):
+    return placement.constrain(init(params, devices, teams), where, devices)
 
 
 @functools.partial(
@@ -52,6 +62,9 @@ def advance(
 
     def one(state, _):
         state, metrics = algorithm.round(key, hparams, state, federation)
+        state = placement.constrain(
+            state, federation.placement, num_devices(federation)
+        )
         finite = {
             f"finite/{tier}": tree.all_finite(getattr(state, tier))
             for tier in TIERS

@@ -28,6 +28,8 @@ class Schedule:
         `participants` of this round, `stale` (all teams, absent ones with the model
         they last had; the released code), or `stale_seen` (of those, only teams that
         have taken part at least once).
+      keep_personal: store every device's model, D of them. Without, methods that do not
+        need them from one round to the next show PM as adapted when it is evaluated.
     """
 
     team_steps: int = 10
@@ -36,6 +38,7 @@ class Schedule:
     batching: str = "shuffle"
     weights: str = "uniform"
     aggregate: str = "participants"
+    keep_personal: bool = True
 
     def __post_init__(self):
         check_count("--team_steps", self.team_steps)

@@ -1,5 +1,8 @@
 """Arithmetic on stacked pytrees that optax does not have: rows and team means."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -67,7 +70,11 @@ def mean(tree: Params, weight: jax.Array) -> Params:
 
 
 def segment_mean(
-    tree: Params, weight: jax.Array, segment: jax.Array, num_segments: int
+    tree: Params,
+    weight: jax.Array,
+    segment: jax.Array,
+    num_segments: int,
+    total: Callable[[Any], Any] = lambda value: value,
 ) -> Params:
     """Weighted mean of the rows of each segment, for segments of unequal size.
 
@@ -76,16 +83,24 @@ def segment_mean(
       weight: `[A]`, at least 0; a row of weight 0 does not count.
       segment: `[A]` int32 in `[0, num_segments)`.
       num_segments: M.
+      total: sums arrays over the chips that hold rows of these segments.
 
     Returns:
       Leaves `[M, ...]`; a segment without weight gives 0.
     """
-    total = jax.ops.segment_sum(weight, segment, num_segments)
-    share = weight / jnp.where(total > 0, total, 1)[segment]
+    sums = total(jax.ops.segment_sum(weight, segment, num_segments))
+    share = weight / jnp.where(sums > 0, sums, 1)[segment]
+    return total(segment_sum(tree, share, segment, num_segments))
+
+
+def segment_sum(
+    tree: Params, weight: jax.Array, segment: jax.Array, num_segments: int
+) -> Params:
+    """Weighted sum of the rows of each segment; arguments as `segment_mean`."""
     if num_segments <= _ONE_HOT_TEAMS:
-        members = jax.nn.one_hot(segment, num_segments, axis=0, dtype=share.dtype)
-        return jax.tree.map(lambda x: _product(members * share[None], x), tree)
-    return jax.tree.map(lambda x: _scatter(x, share, segment, num_segments), tree)
+        members = jax.nn.one_hot(segment, num_segments, axis=0, dtype=weight.dtype)
+        return jax.tree.map(lambda x: _product(members * weight[None], x), tree)
+    return jax.tree.map(lambda x: _scatter(x, weight, segment, num_segments), tree)
 
 
 def _product(share, x):

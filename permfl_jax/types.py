@@ -45,6 +45,21 @@ class Samples:
     max_count: int = dataclasses.field(metadata={"static": True})
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """On which chips devices are computed, and how many at once.
+
+    Attributes:
+      mesh: chips as (`team`, `device`) axes, or `None` for one chip. The devices of the
+        federation are dealt out in their order, the teams of a row of chips together.
+      device_chunk: devices computed at once on each chip, or `None`: what suits the
+        chip and the size of a step (`placement.devices_at_once`).
+    """
+
+    mesh: jax.sharding.Mesh | None = None
+    device_chunk: int | None = None
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Federation:
@@ -57,6 +72,8 @@ class Federation:
       team: `[D]` int32, non-decreasing: the team of each device.
       identity: `[D]` uint32, the device's number before it was sorted into teams.
         Random draws hang on it, so regrouping devices changes nobody's mini-batches.
+      placement: static. Where there is a mesh (`placement.place`), `start` counts from
+        the first row of the device's chip.
     """
 
     train: Samples
@@ -64,6 +81,9 @@ class Federation:
     test: Samples
     team: jax.Array
     identity: jax.Array
+    placement: Placement = dataclasses.field(
+        default=Placement(), metadata={"static": True}
+    )
 
 
 class State(NamedTuple):
@@ -101,9 +121,9 @@ class Algorithm(NamedTuple):
       init: `(params, num_devices, num_teams) -> State`.
       round: `(key, hparams, state, federation) -> (State, Metrics)`, one global round.
         `Metrics` are diagnostics named `tier/quantity`; the next round needs none.
-      personalize: `(key, hparams, state, federation) -> leaves [D, ...]`, every device
-        adapted now from the models above it; `None` where `state.device` is already
-        up to date for everyone.
+      personalize: `(key, hparams, state, federation, cohort) -> leaves [A, ...]`, the
+        devices of a cohort adapted now from the models above them; `None` where
+        `state.device` is already up to date for everyone.
     """
 
     init: Callable[..., State]

@@ -19,7 +19,9 @@ PACKAGE = ROOT / "permfl_jax"
 FLOORS = [
     {"errors", "types"},
     {"schedule", "hparams", "keys", "tree", "shuffle", "batches", "theory"},
-    {"weighting", "participation", "local", "split", "federation", "task", "models"},
+    {"placement"},
+    {"weighting", "cohort", "participation", "local", "split", "federation", "task"},
+    {"models"},
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},
     {"algorithms"},

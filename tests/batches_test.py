@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permfl_jax import batches, keys, local
+from permfl_jax.cohort import Cohort
 from permfl_jax.federation import from_arrays
-from permfl_jax.participation import Cohort
 from permfl_jax.schedule import Schedule
 
 MAX_COUNT = 40
@@ -104,7 +104,10 @@ def test_fetch_gives_the_rows_of_the_device():
 POOL = 24
 
 
-TRAIN = jax.jit(local.train, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def advance(loss_fn, schedule, key, theta, lr, federation, cohort, cursor):
+    steps = local.Steps(loss_fn, schedule, key, lr, jnp.zeros_like(lr), federation)
+    return local.train(steps, cohort, cursor, theta, None)
 
 
 def marking_loss(theta, batch):
@@ -116,7 +119,7 @@ def trained(counts, teams, rounds_of_steps, batch_size, devices=None):
     rows = np.split(np.arange(POOL), np.cumsum(counts))[:-1]
     federation = from_arrays([{"row": r} for r in rows], teams)
     if devices is None:
-        cohort = Cohort(None, federation.team, None)
+        cohort = Cohort.everyone(federation)
         acting = len(counts)
     else:
         index = jnp.asarray(devices, jnp.int32)
@@ -126,14 +129,12 @@ def trained(counts, teams, rounds_of_steps, batch_size, devices=None):
     cursor, moves = 0, []
     for number in rounds_of_steps:
         schedule = Schedule(device_steps=number, batch_size=batch_size)
-        new, _ = TRAIN(
+        new, _ = advance(
             marking_loss,
             schedule,
             keys.batch_key(jax.random.key(0)),
             theta,
-            None,
             jnp.float64(1),
-            jnp.float64(0),
             federation,
             cohort,
             jnp.full(acting, cursor, jnp.int32),

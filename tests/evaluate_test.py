@@ -9,6 +9,7 @@ from federations import gains, mclr_loss, mclr_params
 
 from permfl_jax import evaluate, runner
 from permfl_jax.algorithms.permfl import permfl
+from permfl_jax.cohort import Cohort
 from permfl_jax.federation import from_arrays, team_sizes
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
@@ -102,8 +103,8 @@ def test_rows_equal_the_loop_over_devices(ragged):
 def test_scores_are_sums_over_each_devices_own_samples(ragged):
     federation, splits, models = ragged
     scores = evaluate.Evaluator(metrics_fn, federation).scores(
-        "device", models["PM"][1], "test"
-    )
+        "device", models["PM"][1], ["test"]
+    )["test"]
     np.testing.assert_array_equal(scores.count, TEST_COUNTS)
     for d, data in enumerate(splits["test"]):
         hits, losses = score_loop(model_of(models, "PM", d), data)
@@ -209,7 +210,8 @@ def test_adapted_models_are_device_steps_from_the_team_model(options):
     models = evaluate.models_of(algorithm, key, numbers, state, federation)
     assert set(models) == {"PM", "TM", "GM", "PM_adapted"}
     tier, adapted = models["PM_adapted"]
-    assert tier == "device"
+    assert tier == "adapted"
+    adapted = adapted(Cohort.everyone(federation))
     for d, data in enumerate(devices):
         anchor = [np.asarray(state.team[name][d // 2]) for name in ("weight", "bias")]
         theta = [part.copy() for part in anchor]

@@ -7,10 +7,10 @@ import pytest
 from federations import classes_federation, mclr_loss, mclr_params
 
 from permfl_jax import batches, keys, local, task
+from permfl_jax.cohort import Cohort
 from permfl_jax.errors import InputError
 from permfl_jax.federation import from_arrays
 from permfl_jax.models.mclr import MCLR
-from permfl_jax.participation import Cohort
 from permfl_jax.schedule import Schedule
 
 
@@ -160,18 +160,17 @@ def train(loss, federation, params, steps, cursor=0, batch_size=2, lr=1.0):
     """One call of every device, all starting from the same model."""
     size = len(federation.team)
     number = jnp.full(size, cursor, jnp.int32)
-    return jax.jit(local.train, static_argnums=(0, 1))(
+    rule = local.Steps(
         loss,
         Schedule(device_steps=steps, batch_size=batch_size),
         keys.batch_key(jax.random.key(14)),
-        jax.tree.map(lambda x: jnp.stack([x] * size), params),
-        None,
         jnp.float64(lr),
         jnp.float64(0),
         federation,
-        Cohort(None, federation.team, None),
-        number,
     )
+    start = jax.tree.map(lambda x: jnp.stack([x] * size), params)
+    everyone = Cohort.everyone(federation)
+    return jax.jit(lambda: local.train(rule, everyone, number, start, None))()
 
 
 def noisy_loss(theta, batch, key):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from permfl_jax import hparams as checks
 from permfl_jax import keys, tree
-from permfl_jax.local import train
+from permfl_jax.errors import InputError
+from permfl_jax.local import Steps, train
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
@@ -45,7 +46,15 @@ def local(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L and batches.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule keeps no personal models.
     """
+    if not schedule.keep_personal:
+        raise InputError(
+            "--keep_personal=false leaves --algorithm=local nothing: its only models "
+            "are the devices' own."
+        )
     method = _Local(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 
@@ -72,24 +81,21 @@ class _Local(NamedTuple):
     ) -> tuple[State, Metrics]:
         draw_key = keys.participation_key(key, state.round)
         teams = self.sampler.draw_teams(draw_key)
+        steps = Steps(
+            self.loss_fn,
+            self.schedule,
+            keys.batch_key(key),
+            device_lr,
+            jnp.zeros_like(device_lr),
+            federation,
+        )
 
         def team_round(carry, k):
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
-            params, before = tree.take(carry, cohort.device)
-            theta, loss = train(
-                self.loss_fn,
-                self.schedule,
-                keys.batch_key(key),
-                params,
-                None,
-                device_lr,
-                jnp.zeros_like(device_lr),
-                federation,
-                cohort,
-                before,
-            )
+            params, before = cohort.take(carry)
+            theta, loss = train(steps, cohort, before, params, None)
             after = before + self.schedule.device_steps
-            return tree.put(carry, cohort.device, (theta, after)), cohort.mean(loss)
+            return cohort.put(carry, (theta, after)), cohort.mean(loss)
 
         (device, cursor), losses = jax.lax.scan(
             team_round,

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 
 from permfl_jax import hparams as checks
 from permfl_jax import keys, local, tree, weighting
-from permfl_jax.participation import Cohort, Sampler
+from permfl_jax.cohort import Cohort
+from permfl_jax.local import Shared, Steps
+from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
@@ -87,7 +89,8 @@ def permfl(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       sampler: who takes part.
     """
     method = _PerMFL(loss_fn, schedule, sampler)
-    personalize = None if sampler.full else method.personalize
+    up_to_date = sampler.full and schedule.keep_personal
+    personalize = None if up_to_date else method.personalize
     return Algorithm(method.init, method.round, personalize)
 
 
@@ -105,7 +108,9 @@ class _PerMFL(NamedTuple):
         return State(
             round=jnp.int32(0),
             cursor=jnp.zeros(num_devices, jnp.int32),
-            device=tree.stack(params, num_devices),
+            device=tree.stack(params, num_devices)
+            if self.schedule.keep_personal
+            else None,
             team=tree.stack(params, num_teams),
             server=params,
             extra=jnp.zeros(num_teams, bool) if remembers else None,
@@ -120,21 +125,15 @@ class _PerMFL(NamedTuple):
         def team_round(carry, k):
             team, device, cursor = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
-            before = tree.take(cursor, cohort.device)
-            theta, loss = self.device_steps(
-                key, gains, team, federation, cohort, before
-            )
-            theta_mean = tree.segment_mean(
-                theta,
-                cohort.weights(weighting.device_weights(self.schedule, federation)),
-                cohort.slot,
-                self.sampler.acting_teams,
+            before = cohort.take(cursor)
+            theta, theta_mean, loss = self.exchange(
+                self.steps(key, gains, federation), cohort, before, Shared(team)
             )
             team = jax.vmap(team_step, in_axes=(0, None, 0, None, None))(
                 team, state.server, theta_mean, gains.to_devices, gains.to_server
             )
             after = before + self.schedule.device_steps
-            device, cursor = tree.put((device, cursor), cohort.device, (theta, after))
+            device, cursor = cohort.put((device, cursor), (theta, after))
             return (team, device, cursor), cohort.mean(loss)
 
         team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
@@ -156,21 +155,29 @@ class _PerMFL(NamedTuple):
         )
         return state, {"device/loss": losses.mean()}
 
-    def device_steps(self, key, gains, team, federation, cohort, cursor):
-        """L steps of every device of the cohort; θ starts at, and is pulled to, w."""
-        anchor = tree.take(team, cohort.slot)
-        return local.train(
+    def steps(self, key, gains, federation):
+        return Steps(
             self.loss_fn,
             self.schedule,
             keys.batch_key(key),
-            anchor,
-            anchor,
             gains.device_lr,
             gains.device_prox,
             federation,
-            cohort,
-            cursor,
         )
+
+    def exchange(self, steps, cohort, cursor, team):
+        """θ from, and pulled to, w; kept if asked for. Returns θ, its means, losses."""
+        weight = cohort.weights(
+            weighting.device_weights(self.schedule, steps.federation)
+        )
+        acting = self.sampler.acting_teams
+        if not self.schedule.keep_personal:
+            theta_mean, loss = local.train_mean(
+                steps, cohort, cursor, team, team, weight, acting
+            )
+            return None, theta_mean, loss
+        theta, loss = local.train(steps, cohort, cursor, team, team)
+        return theta, cohort.team_mean(theta, weight, acting), loss
 
     def aggregate(self, team, all_team, teams, state, federation):
         """Mean of the team models that count, and which teams were ever seen."""
@@ -186,19 +193,18 @@ class _PerMFL(NamedTuple):
         return tree.mean(all_team, weight), seen
 
     def personalize(
-        self, key: jax.Array, gains: Gains, state: State, federation: Federation
+        self,
+        key: jax.Array,
+        gains: Gains,
+        state: State,
+        federation: Federation,
+        cohort: Cohort,
     ) -> Params:
-        """L steps of every device from its team's model."""
-        everyone = Cohort(None, federation.team, None)
-        theta, _ = self.device_steps(
-            keys.personalize_key(key),
-            gains,
-            state.team,
-            federation,
-            everyone,
-            jnp.zeros_like(state.cursor),
-        )
-        return theta
+        """L steps of every device of the cohort from its team's model."""
+        cursor = jnp.zeros_like(cohort.slot)
+        steps = self.steps(keys.personalize_key(key), gains, federation)
+        team = Shared(state.team)
+        return local.train(steps, cohort, cursor, team, team)[0]
 
 
 def team_step(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from permfl_jax.errors import InputError
-from permfl_jax.models.layers import Conv, Linear, max_pool
+from permfl_jax.models.layers import Conv, Flatten, Linear, max_pool
 from permfl_jax.models.spec import ModelSpec
 
 
@@ -59,13 +59,14 @@ class CNN(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps `[B, H, W]` or `[B, H, W, channels]` to logits `[B, C]`."""
         plan = self.plan
-        x = x.reshape(*x.shape[:3], -1)
+        x = x.reshape(*x.shape[:3], -1).transpose(1, 3, 2, 0)
         for index, width in enumerate(plan.channels):
             x = Conv(width, plan.window, plan.padding, name=f"conv_{index}")(x)
-            x = max_pool(nn.relu(x), 2, plan.stride)
-        x = x.reshape(x.shape[0], -1)
+            # The same as ReLU before the pool, on fewer numbers.
+            x = nn.relu(max_pool(x, 2, plan.stride))
         for index, width in enumerate(plan.hidden):
-            x = nn.relu(Linear(width, name=f"hidden_{index}")(x))
+            layer = Linear if index else Flatten
+            x = nn.relu(layer(width, name=f"hidden_{index}")(x))
             if plan.dropout:
                 x = nn.Dropout(plan.dropout, deterministic=not train)(x)
         return Linear(self.num_classes, name="output")(x)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from federations import classes_federation, mclr_loss, mclr_params
 
-from permfl_jax import runner
+from permfl_jax import placement, runner
 from permfl_jax.algorithms import ALGORITHMS, get
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
@@ -221,6 +221,8 @@ def round_flops(name, counts, teams, devices_per_round=None):
 
 def compiled_round(name, counts, teams, devices_per_round=None, batch_size=16):
     federation, _ = classes_federation(0, counts, [int(t) for t in teams], dim=64)
+    # All devices at once: XLA counts the body of a loop once.
+    federation = placement.place(federation, device_chunk=len(counts))
     schedule = Schedule(team_steps=2, device_steps=5, batch_size=batch_size)
     sampler = Sampler.of(federation, None, devices_per_round)
     algorithm = ALGORITHMS[name].factory(mclr_loss, schedule, sampler)

@@ -97,13 +97,36 @@ def test_weights_and_biases_start_as_torch_starts_them():
 
 def test_kernels_have_the_fan_in_of_their_window():
     module = layers.Conv(8, window=3)
-    x = jnp.zeros((1, 5, 5, 4), jnp.float32)
+    x = jnp.zeros((5, 4, 5, 1), jnp.float32)
     params = jax.jit(module.init)(jax.random.key(2), x)["params"]
     bound = (4 * 3 * 3) ** -0.5
-    weight = abs(np.asarray(params["kernel"]["weight"]))
-    assert weight.shape == (8, 36)
+    weight = abs(np.asarray(params["weight"]))
+    assert weight.shape == (36, 8)
     assert 0.95 * bound < weight.max() <= bound
-    assert abs(np.asarray(params["kernel"]["bias"])).max() <= bound
+    assert abs(np.asarray(params["bias"])).max() <= bound
+
+
+def test_flattening_layers_have_the_fan_in_of_a_whole_image():
+    module = layers.Flatten(8)
+    x = jnp.zeros((5, 4, 3, 2), jnp.float32)
+    params = jax.jit(module.init)(jax.random.key(2), x)["params"]
+    bound = 60**-0.5
+    weight = abs(np.asarray(params["weight"]))
+    assert weight.shape == (60, 8)
+    assert 0.95 * bound < weight.max() <= bound
+    assert abs(np.asarray(params["bias"])).max() <= bound
+
+
+def test_flattening_is_a_product_over_rows_channels_and_columns():
+    module = layers.Flatten(5)
+    x = jnp.asarray(np.random.default_rng(9).normal(size=(4, 3, 2, 7)))
+    params = float64_init(module, x, 9)
+    weight = np.asarray(params["weight"]).reshape(4, 3, 2, 5)
+    np.testing.assert_allclose(
+        module.apply({"params": params}, x),
+        np.einsum("hcwb,hcwf->bf", x, weight) + np.asarray(params["bias"]),
+        rtol=1e-12,
+    )
 
 
 def test_dnn_equals_a_numpy_network():
@@ -127,10 +150,19 @@ def float64_init(module, x, seed):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
 
+def to_ours(x):
+    """`[B, H, W, C]` to `[H, C, W, B]`."""
+    return x.transpose(1, 3, 2, 0)
+
+
+def from_ours(x):
+    """`[H, C, W, B]` to `[B, H, W, C]`."""
+    return x.transpose(3, 0, 2, 1)
+
+
 def native_conv(params, x, window, padding):
-    """The same numbers through XLA's convolution."""
-    kernel = params["kernel"]["weight"]  # [out, k·k·in]
-    kernel = kernel.reshape(-1, window, window, x.shape[-1]).transpose(1, 2, 3, 0)
+    """The same numbers through XLA's convolution, `[B, H, W, in]`."""
+    kernel = params["weight"].reshape(window, window, x.shape[-1], -1)
     y = jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -138,7 +170,7 @@ def native_conv(params, x, window, padding):
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y + params["kernel"]["bias"][None, None, None]
+    return y + params["bias"][None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +180,12 @@ def test_conv_and_its_gradients_equal_the_native_ones(window, padding, side, cha
     rng = np.random.default_rng(4)
     x = jnp.asarray(rng.normal(size=(2, *side, channels)))
     module = layers.Conv(5, window, padding)
-    params = float64_init(module, x, 4)
-    ours = module.apply({"params": params}, x)
+    params = float64_init(module, to_ours(x), 4)
+
+    def our_conv(params, x):
+        return from_ours(module.apply({"params": params}, to_ours(x)))
+
+    ours = our_conv(params, x)
     native = native_conv(params, x, window, padding)
     np.testing.assert_allclose(ours, native, rtol=1e-12, atol=1e-13)
     out = jnp.asarray(rng.normal(size=native.shape))
@@ -161,28 +197,79 @@ def test_conv_and_its_gradients_equal_the_native_ones(window, padding, side, cha
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12),
-        gradients(lambda p, x: module.apply({"params": p}, x)),
+        gradients(our_conv),
         gradients(lambda p, x: native_conv(p, x, window, padding)),
     )
+
+
+def our_pool(x, stride):
+    """`[B, H, W, C]`, as flax's."""
+    return from_ours(layers.max_pool(to_ours(x), 2, stride))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [(6, 6), (7, 5), (2, 3)])
 def test_pool_and_its_gradient_equal_flaxs(stride, side):
+    """Where no two pixels are equal."""
     rng = np.random.default_rng(5)
     x = jnp.asarray(rng.normal(size=(2, *side, 3)))
     native = nn.max_pool(x, (2, 2), (stride, stride))
     np.testing.assert_array_equal(
-        jax.jit(layers.max_pool, static_argnums=(1, 2))(x, 2, stride), native
+        jax.jit(our_pool, static_argnums=1)(x, stride), native
     )
     out = jnp.asarray(rng.normal(size=native.shape))
     np.testing.assert_allclose(
-        jax.jit(jax.grad(lambda x: (layers.max_pool(x, 2, stride) * out).sum()))(x),
+        jax.jit(jax.grad(lambda x: (our_pool(x, stride) * out).sum()))(x),
         jax.jit(
             jax.grad(lambda x: (nn.max_pool(x, (2, 2), (stride, stride)) * out).sum())
         )(x),
         rtol=1e-12,
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_first_of_equal_pixels_takes_the_gradient_of_its_window(stride):
+    """Many ties: pixels are 0 or 1. A loop over windows is the oracle."""
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, 2, (5, 3, 6, 2)).astype(np.float64)
+    pooled = layers.max_pool(jnp.asarray(x), 2, stride)
+    out = rng.normal(size=pooled.shape)
+    expected = np.zeros_like(x)
+    for h, c, w, b in np.ndindex(*pooled.shape):
+        window = x[stride * h :, c, stride * w :, b][:2, :2]
+        i, j = divmod(int(window.argmax()), 2)  # the first of the largest
+        expected[stride * h + i, c, stride * w + j, b] += out[h, c, w, b]
+    _, pull_back = jax.vjp(lambda x: layers.max_pool(x, 2, stride), jnp.asarray(x))
+    (gradient,) = pull_back(jnp.asarray(out))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-14)
+    assert gradient.sum() == pytest.approx(out.sum(), rel=1e-12)
+
+
+def test_pools_can_be_differentiated_forwards_and_twice():
+    """Forwards as backwards; and the Hessian of Σ c·pool(x)³, a vector at a time."""
+    rng = np.random.default_rng(10)
+    x, v = (jnp.asarray(rng.normal(size=(4, 2, 5, 3))) for _ in range(2))
+
+    def energy(pool):
+        return lambda x: (pool(x) ** 3).sum()
+
+    def native(x):
+        return to_ours(nn.max_pool(from_ours(x), (2, 2), (1, 1)))
+
+    def ours(x):
+        return layers.max_pool(x, 2, 1)
+
+    out, tangent = jax.jvp(ours, (x,), (v,))
+    _, pull_back = jax.vjp(ours, x)
+    assert (out * tangent).sum() == pytest.approx((pull_back(out)[0] * v).sum())
+
+    def products(pool):
+        gradient = jax.grad(energy(pool))
+        yield jax.grad(lambda x: (gradient(x) * v).sum())(x)  # reverse over reverse
+        yield jax.jvp(gradient, (x,), (v,))[1]  # forward over reverse
+
+    for one, other in zip(products(ours), products(native), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 def test_cnn_equals_the_same_network_of_native_layers():
@@ -196,13 +283,14 @@ def test_cnn_equals_the_same_network_of_native_layers():
         for name in ("conv_0", "conv_1"):
             y = nn.relu(native_conv(params[name], y, 3, 1))
             y = nn.max_pool(y, (2, 2), (2, 2))
-        return y.reshape(2, -1)
+        return to_ours(y).reshape(-1, 2).T
 
     y = np.asarray(features(x[..., None]))
-    for name in ("hidden_0", "output"):
-        layer = jax.tree.map(np.asarray, params[name])
-        y = y @ layer["weight"].T + layer["bias"]
-        y = np.maximum(y, 0) if name != "output" else y
+    hidden, output = (
+        jax.tree.map(np.asarray, params[n]) for n in ("hidden_0", "output")
+    )
+    y = np.maximum(y @ hidden["weight"] + hidden["bias"], 0)
+    y = y @ output["weight"].T + output["bias"]
     np.testing.assert_allclose(
         jax.jit(module.apply)({"params": params}, x), y, rtol=1e-11
     )
@@ -243,8 +331,8 @@ def test_half_of_the_hidden_units_are_dropped_and_the_rest_doubled():
     module = CNN(1000, plan)
     x = jnp.ones((1, 2, 2))
     params = {
-        "conv_0": {"kernel": {"weight": jnp.ones((1, 1)), "bias": jnp.zeros(1)}},
-        "hidden_0": {"weight": jnp.ones((1000, 1)), "bias": jnp.zeros(1000)},
+        "conv_0": {"weight": jnp.ones((1, 1)), "bias": jnp.zeros(1)},
+        "hidden_0": {"weight": jnp.ones((1, 1000)), "bias": jnp.zeros(1000)},
         "output": {"weight": jnp.eye(1000), "bias": jnp.zeros(1000)},
     }
     logits = module.apply(

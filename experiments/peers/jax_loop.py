@@ -1,0 +1,233 @@
+"""PerMFL in the style of FedJAX: a Python loop over devices, each jitted by itself.
+
+NumPy shuffles and gathers the batches of a device on the host, and one jitted call runs
+its L steps. FedJAX calls a jitted function for each single step, so this is the faster
+form of its loop. Shapes are fixed as FedJAX's are, so that one program serves all
+devices: every batch holds exactly B samples, and one that begins near the end of a pass
+takes the rest from the next pass.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.peers import Device, Peer, Setting, members
+from permfl_jax import local, models, task
+from permfl_jax.types import Batch, Params
+
+_TEST_BLOCK = 64  # test sets are padded to a multiple, so that few programs serve all
+
+
+class Programs(NamedTuple):
+    """What is jitted.
+
+    Attributes:
+      descend: `(w, batches [L, B, ...], number) -> θ`, L steps of one device.
+      add: the sum of two models.
+      team_step: `(w, x, sum of θ, N) -> w`.
+      server_step: `(x, sum of w, M) -> x`.
+      hits: `(model, test batch, count) -> []`, samples that the model gets right.
+    """
+
+    descend: Callable[..., Params]
+    add: Callable[..., Params]
+    team_step: Callable[..., Params]
+    server_step: Callable[..., Params]
+    hits: Callable[..., jax.Array]
+
+
+def build(
+    setting: Setting,
+    params: Any,
+    train: Sequence[Device],
+    test: Sequence[Device],
+    teams: Sequence[int],
+) -> Peer:
+    """The peer; see `experiments.peers.PEERS`."""
+    loop = Loop(setting, params, train, test, teams)
+    return Peer(loop.one_round, loop.evaluate, loop.leaves)
+
+
+class Loop:
+    """The models of the three tiers, and the rounds that move them."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        params: Any,
+        train: Sequence[Device],
+        test: Sequence[Device],
+        teams: Sequence[int],
+    ):
+        self._setting = setting
+        self._programs = _programs(setting, train[0]["x"][0])
+        self._members = members(teams)
+        rng = np.random.default_rng(0)
+        self._train = train
+        self._orders = [
+            positions(len(d["y"]), setting.batch_size or len(d["y"]), rng)
+            for d in train
+        ]
+        self._tests = [_padded(samples) for samples in test]
+        self._server = jax.tree.map(jnp.asarray, params)
+        self._teams = [self._server for _ in self._members]
+        self._devices = [self._server for _ in train]
+        self._calls = 0
+
+    def one_round(self) -> None:
+        """One global round."""
+        run = self._programs
+        for team, devices in enumerate(self._members):
+            w = self._server
+            for _ in range(self._setting.team_steps):
+                theta_sum = None
+                for device in devices:
+                    theta = run.descend(w, self._batches(device), self._next_call())
+                    theta_sum = (
+                        theta if theta_sum is None else run.add(theta_sum, theta)
+                    )
+                    self._devices[device] = theta
+                w = run.team_step(w, self._server, theta_sum, len(devices))
+            self._teams[team] = w
+        w_sum = self._teams[0]
+        for w in self._teams[1:]:
+            w_sum = run.add(w_sum, w)
+        self._server = run.server_step(self._server, w_sum, len(self._teams))
+        jax.block_until_ready((self._devices, self._teams, self._server))
+
+    def evaluate(self) -> dict[str, float]:
+        """Pooled test accuracy of the devices' own, the team's and the global model."""
+        hits: dict[str, list[jax.Array]] = {"PM": [], "TM": [], "GM": []}
+        for team, devices in enumerate(self._members):
+            for device in devices:
+                for label, model in (
+                    ("PM", self._devices[device]),
+                    ("TM", self._teams[team]),
+                    ("GM", self._server),
+                ):
+                    hits[label].append(self._programs.hits(model, *self._tests[device]))
+        total = sum(count for _, count in self._tests)
+        return {label: float(sum(map(int, own))) / total for label, own in hits.items()}
+
+    def leaves(self) -> list[np.ndarray]:
+        """`jax.tree.leaves` of the global model."""
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(self._server)]
+
+    def _batches(self, device: int) -> Device:
+        """The next L batches of a device, stacked: `[L, B, ...]`."""
+        order = self._orders[device]
+        where = np.stack([next(order) for _ in range(self._setting.device_steps)])
+        return {name: leaf[where] for name, leaf in self._train[device].items()}
+
+    def _next_call(self) -> np.int32:
+        self._calls += 1
+        return np.int32(self._calls)
+
+
+def positions(
+    count: int, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Endless batches of exactly B positions, in a new order for each pass.
+
+    Args:
+      count: samples of the device.
+      batch_size: B; above `count`, a batch holds some samples more than once.
+      rng: draws the orders.
+    """
+    left = rng.permutation(count)
+    while True:
+        while len(left) < batch_size:
+            left = np.concatenate([left, rng.permutation(count)])
+        yield left[:batch_size]
+        left = left[batch_size:]
+
+
+def _programs(setting: Setting, sample: np.ndarray) -> Programs:
+    """Everything that is jitted, for one task and its step sizes."""
+    module = models.build(
+        setting.model,
+        models.ModelSpec(
+            dataset=setting.dataset,
+            sample_shape=sample.shape,
+            num_classes=setting.num_classes,
+            hidden=setting.hidden,
+        ),
+    )
+    classify = task.classification(
+        module,
+        sample,
+        scale=setting.scale,
+        offset=setting.offset,
+        random=models.is_random(module),
+    )
+    to_devices = setting.team_lr * setting.device_prox
+    to_server = setting.team_lr * setting.team_prox
+    to_teams = setting.server_lr * setting.team_prox
+
+    def team_step(team, server, theta_sum, size):
+        def leaf(w, x, total):
+            rest = (1 - to_devices - to_server) * w + to_server * x
+            return rest + to_devices * (total / size)
+
+        return jax.tree.map(leaf, team, server, theta_sum)
+
+    def server_step(server, team_sum, size):
+        return jax.tree.map(
+            lambda x, total: (1 - to_teams) * x + to_teams * (total / size),
+            server,
+            team_sum,
+        )
+
+    def hits(params, batch, count):
+        right = classify.metrics(params, batch)["accuracy"]
+        return jnp.where(jnp.arange(right.shape[0]) < count, right, 0).sum()
+
+    return Programs(
+        descend=jax.jit(_descend(setting, classify.loss)),
+        add=jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other)),
+        team_step=jax.jit(team_step),
+        server_step=jax.jit(server_step),
+        hits=jax.jit(hits),
+    )
+
+
+def _descend(setting: Setting, loss_fn: Callable[..., jax.Array]):
+    """L steps of one device; `number` seeds the dropout of this call, if any."""
+    random = local.takes_key(loss_fn)
+
+    def mean_loss(params, batch, key):
+        losses = loss_fn(params, batch, key) if random else loss_fn(params, batch)
+        return losses.mean()
+
+    def descend(anchor, batches, number):
+        def step(theta, batch_and_key):
+            grads = jax.grad(mean_loss)(theta, *batch_and_key)
+            theta = jax.tree.map(
+                lambda t, g, w: (
+                    t - setting.device_lr * (g + setting.device_prox * (t - w))
+                ),
+                theta,
+                grads,
+                anchor,
+            )
+            return theta, None
+
+        step_keys = jax.random.split(jax.random.key(number), setting.device_steps)
+        return jax.lax.scan(step, anchor, (batches, step_keys))[0]
+
+    return descend
+
+
+def _padded(samples: Device) -> tuple[Batch, int]:
+    """Samples with zeros up to a multiple of the block, and how many are real."""
+    count = len(samples["y"])
+    # A device without test samples gets a block, too: no model takes an empty batch.
+    fill = max(1, -(-count // _TEST_BLOCK)) * _TEST_BLOCK - count
+    padded = {
+        name: jnp.asarray(np.pad(leaf, [(0, fill), *[(0, 0)] * (leaf.ndim - 1)]))
+        for name, leaf in samples.items()
+    }
+    return padded, count
