@@ -1,139 +1,288 @@
-"""What a round costs: participation, unequal sizes, compile time.
+"""What a global round costs, how far from the machine's limits, and against others.
 
-    python -m experiments.benchmark [--json=FILE]
+    python -m experiments.benchmark [--workloads=W1,W3] [--peer] [--json=FILE]
 
-Ratios are medians over pairs measured in turn in one process, so that they hold on a
-machine whose speed drifts.
+For each of the issue's workloads W1 to W5: compile time, steady time, FLOP/s and
+bytes/s, the fraction of the roofline floor (`experiments.roofline`) and memory. With
+`--peer`, the same rounds by PyTorch and by a JAX loop over devices
+(`experiments.peers`). `participation`, `ragged` and `compile` show what absent devices,
+unequal sizes and larger federations cost.
+
+Every ratio is a median over pairs measured in turn in this process.
 """
 
 import json
 import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from permfl_jax import federation, keys, models, runner, task
-from permfl_jax.algorithms.permfl import HParams, permfl
-from permfl_jax.participation import Sampler
-from permfl_jax.schedule import Schedule
+from experiments import machine, peers, roofline, timing, workloads
+from permfl_jax.errors import InputError
 
-flags.DEFINE_integer("pairs", 5, "Pairs per ratio.")
+FIXED = {w.name: w for w in (workloads.W1, workloads.W2, workloads.W3, workloads.W5)}
+NAMES = ("W1", "W2", "W3", "W4", "W5", "participation", "ragged", "compile")
+
+flags.DEFINE_list("workloads", list(NAMES), "Which to run.")
+flags.DEFINE_boolean("peer", False, "Also run the peers, on W1, W2, W3 and W5.")
+flags.DEFINE_list("peers", list(peers.PEERS), "Which peers --peer runs.")
+flags.DEFINE_integer("pairs", 5, "Pairs per ratio.", lower_bound=1)
+flags.DEFINE_integer(
+    "scale_devices", None, "Run W1, W2, W3, W5 with so many devices.", lower_bound=1
+)
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
+flags.adopt_module_key_flags(machine)
 
-_SHAPE = (28, 28, 1)
-
-
-class Case(NamedTuple):
-    """One federation and schedule to time.
-
-    Attributes:
-      team_sizes: devices of each team.
-      counts: samples of each device.
-      devices_per_round: n, or `None` for all.
-      team_steps: K.
-      device_steps: L.
-      model: registry name.
-    """
-
-    team_sizes: tuple[int, ...] = (10, 10, 10, 10)
-    counts: tuple[int, ...] = (550,) * 40
-    devices_per_round: int | None = None
-    team_steps: int = 5
-    device_steps: int = 20
-    model: str = "mclr"
+Figures = dict[str, Any]
+Contest = tuple[Callable[[], object], Callable[[], object]]  # theirs, ours
 
 
-def prepare(case: Case) -> tuple[Callable[[], float], float]:
-    """A function that runs and times one global round, and the compile seconds."""
-    rng = np.random.default_rng(0)
-    devices = [
-        {
-            "x": rng.integers(0, 256, (n, *_SHAPE), dtype=np.uint8),
-            "y": rng.integers(0, 10, n).astype(np.int32),
-        }
-        for n in case.counts
-    ]
-    teams = np.repeat(np.arange(len(case.team_sizes)), case.team_sizes).tolist()
-    data = federation.from_arrays(devices, teams)
-    spec = models.ModelSpec(dataset="mnist", sample_shape=_SHAPE, num_classes=10)
-    classify = task.classification(
-        models.build(case.model, spec), devices[0]["x"][0], scale=2 / 255, offset=-1.0
+def measure(ours: timing.Ours, ceilings: roofline.Ceilings, pairs: int) -> Figures:
+    """One line of the table: ours alone, in its steady state."""
+    ours.one_round()
+    step = statistics.median(ours.step_seconds() for _ in range(pairs))
+    cost = roofline.step_cost(ours.workload)
+    floor = cost.floor(ceilings)
+    return {
+        "devices": len(ours.workload.counts),
+        "compile_seconds": ours.compile_seconds,
+        "round_seconds": step * ours.workload.steps_per_round,
+        "device_steps_per_second": 1 / step,
+        "device_step_us": step * 1e6,
+        "flops_per_second": cost.flops / step,
+        "bytes_per_second": cost.bytes / step,
+        "floor_us": floor * 1e6,
+        "floor_fraction": floor / step,
+        "predicted_bytes": ours.predicted_bytes,
+        "peak_bytes": timing.peak_bytes(),
+    }
+
+
+def against(ours: timing.Ours, names: Sequence[str], pairs: int) -> Figures:
+    """Peers' seconds over ours, round by round; evaluations also, of `pytorch`."""
+    workload, ratios = ours.workload, {}
+    train, test = workloads.samples(workload)
+    params = workloads.start_params(workload)
+    ours.evaluate()
+    for name in names:
+        say(f"{workload.name}: {name}")
+        build = peers.PEERS[name]
+        peer = build(workloads.setting(workload), params, train, test, workload.teams)
+        contests: dict[str, Contest] = {name: (peer.one_round, ours.one_round)}
+        if name == "pytorch" and any(workload.test_counts):
+            contests["pytorch_evaluation"] = (peer.evaluate, ours.evaluate)
+        for label, (theirs, own) in contests.items():
+            theirs()
+            ratios[label] = compare(theirs, own, pairs)
+    return told(ratios)
+
+
+def compare(
+    call: Callable[[], object], base: Callable[[], object], pairs: int
+) -> timing.Ratio:
+    """Seconds of `call` over those of `base`."""
+    return timing.ratio(
+        lambda: timing.seconds(call), lambda: timing.seconds(base), pairs
     )
-    schedule = Schedule(team_steps=case.team_steps, device_steps=case.device_steps)
-    sampler = Sampler(case.team_sizes, None, case.devices_per_round)
-    algorithm = permfl(classify.loss, schedule, sampler)
-    key, hparams = jax.random.key(0), HParams().traced()
-    params = classify.init(keys.init_key(key))
-    state = runner.start(algorithm, params, data)
-    begun = time.perf_counter()
-    call = runner.advance.lower(algorithm, 1, key, hparams, state, data).compile()
-    compile_seconds = time.perf_counter() - begun
-
-    def one_round() -> float:
-        nonlocal state
-        begun = time.perf_counter()
-        state, metrics = call(key, hparams, state, data)
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - begun
-
-    one_round()
-    return one_round, compile_seconds
 
 
-def ratio(case: Case, base: Case, pairs: int) -> dict[str, float]:
-    """Seconds per global round of `case` over those of `base`, pair by pair."""
-    (one, _), (two, _) = prepare(case), prepare(base)
-    ratios = sorted(one() / two() for _ in range(pairs))
-    return {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
-
-
-def lognormal_counts(num_devices: int, mean: int) -> tuple[int, ...]:
-    """Sample counts with lognormal(σ=2) skew and about the given mean."""
-    sizes = np.random.default_rng(0).lognormal(0, 2, num_devices)
-    return tuple(np.maximum(1, mean * sizes / sizes.mean()).astype(int).tolist())
-
-
-def measure(pairs: int) -> dict[str, dict[str, float]]:
-    """Every figure of the table."""
-    base = Case()
-    many = Case(team_sizes=(100,) * 4, counts=(100,) * 400, team_steps=2)
-    figures = {
-        "10 % participation / full (400 devices)": ratio(
-            many._replace(devices_per_round=10), many, pairs
-        ),
-        "teams of 2, 4, 8, 26 / four of 10": ratio(
-            base._replace(team_sizes=(2, 4, 8, 26)), base, pairs
-        ),
-        "lognormal(2) sample counts / equal": ratio(
-            base._replace(counts=lognormal_counts(40, 550)), base, pairs
-        ),
+def told(ratios: dict[str, timing.Ratio]) -> Figures:
+    """Medians under `ratio`, the rest under `spread`."""
+    return {
+        "ratio": {name: found.median for name, found in ratios.items()},
+        "spread": {name: found._asdict() for name, found in ratios.items()},
     }
-    figures |= {
-        f"compile seconds, {name}": {"seconds": prepare(case)[1]}
-        for name, case in {
-            "mclr": base,
-            "mclr, M N K L x 2": Case((20,) * 8, (550,) * 160, None, 10, 40),
-            "cnn": Case((2,) * 2, (100,) * 4, None, 1, 1, "cnn"),
-            "cnn, M N K L x 2": Case((4,) * 4, (100,) * 16, None, 2, 2, "cnn"),
-        }.items()
-    }
+
+
+def fixed(
+    workload: workloads.Workload,
+    ceilings: roofline.Ceilings,
+    peer_names: Sequence[str],
+    pairs: int,
+) -> Figures:
+    """W1, W2, W3 or W5."""
+    timing.forget_peak()
+    ours = timing.Ours(workload)
+    figures = measure(ours, ceilings, pairs)
+    if peer_names:
+        figures |= against(ours, peer_names, pairs)
     return figures
 
 
+def growth(
+    sizes: dict[int, workloads.Workload], ceilings: roofline.Ceilings, pairs: int
+) -> Figures:
+    """W4: each size, and seconds per device step of the largest over the second."""
+    figures: Figures = {}
+    second, largest = list(sizes)[1], list(sizes)[-1]
+    kept = {}
+    for number, workload in sizes.items():
+        say(workload.name)
+        timing.forget_peak()
+        ours = timing.Ours(workload)
+        figures[str(number)] = measure(ours, ceilings, pairs)
+        if number in (second, largest):
+            kept[number] = ours
+    slope = timing.ratio(kept[largest].step_seconds, kept[second].step_seconds, pairs)
+    name = f"slope_{largest}_over_{second}"
+    return figures | {name: slope.median, "spread": {name: slope._asdict()}}
+
+
+def rounds_over(
+    cases: dict[str, workloads.Workload], base: workloads.Workload, pairs: int
+) -> Figures:
+    """Seconds of a global round of each case over those of `base`."""
+    ratios, below = {}, timing.Ours(base)
+    below.one_round()
+    for name, case in cases.items():
+        ours = timing.Ours(case)
+        ours.one_round()
+        ratios[name] = compare(ours.one_round, below.one_round, pairs)
+    return told(ratios)
+
+
+def compile_seconds(cases: Sequence[workloads.Workload]) -> Figures:
+    """Seconds to compile a round of each case, and of M, N, K, L times two."""
+    return {
+        each.name: timing.Ours(each).compile_seconds
+        for case in cases
+        for each in (case, case.doubled())
+    }
+
+
+def run(
+    names: Sequence[str],
+    ceilings: roofline.Ceilings,
+    peer_names: Sequence[str],
+    pairs: int,
+    scale_devices: int | None = None,
+) -> dict[str, Figures]:
+    """The figures of every workload named."""
+    figures = {}
+    for name in names:
+        say(name)
+        if name in FIXED:
+            workload = FIXED[name]
+            if scale_devices:
+                workload = workload.scaled_to(scale_devices)
+            figures[name] = fixed(workload, ceilings, peer_names, pairs)
+        elif name == "W4":
+            figures[name] = growth(workloads.W4, ceilings, pairs)
+        elif name == "participation":
+            few = {"10_percent_over_full": workloads.FEW_ACT}
+            figures[name] = rounds_over(few, workloads.MANY, pairs)
+        elif name == "ragged":
+            figures[name] = rounds_over(workloads.RAGGED, workloads.EVEN, pairs)
+        else:
+            figures[name] = compile_seconds((workloads.W1, workloads.W2))
+    return figures
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises `InputError` unless all are known."""
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"--{flag}={name} is unknown; choose from {', '.join(known)}."
+            )
+
+
+# Heading, key and unit of each column, and how it is printed.
+COLUMNS = (
+    ("devices", "devices", 1, "d"),
+    ("compile s", "compile_seconds", 1, ".1f"),
+    ("s/round", "round_seconds", 1, ".3f"),
+    ("steps/s", "device_steps_per_second", 1, ".0f"),
+    ("µs/step", "device_step_us", 1, ".1f"),
+    ("GFLOP/s", "flops_per_second", 1e9, ".1f"),
+    ("GB/s", "bytes_per_second", 1e9, ".2f"),
+    ("floor µs", "floor_us", 1, ".1f"),
+    ("of floor", "floor_fraction", 1, ".2f"),
+    ("MB planned", "predicted_bytes", 1e6, ".0f"),
+    ("MB peak", "peak_bytes", 1e6, ".0f"),
+)
+
+
+def report(figures: dict[str, Figures], host: Figures) -> str:
+    """All figures as text: a table, and ratios and other numbers below it."""
+    lines = [
+        f"{len(host['chips'])} x {host['chips'][0]}, {host['precision']}; at most "
+        f"{host['flops_per_second'] / 1e9:.0f} GFLOP/s (product), "
+        f"{host['bytes_per_second'] / 1e9:.1f} GB/s (pass over memory)",
+        f"{'':10}" + "".join(f"{head:>11}" for head, *_ in COLUMNS),
+    ]
+    notes = []
+    for name, found in figures.items():
+        rows = {name: found}
+        rows |= {f"{name}/{k}": v for k, v in found.items() if isinstance(v, dict)}
+        for label, row in rows.items():
+            if "device_step_us" in row:
+                lines.append(f"{label:10}" + "".join(_cells(row)))
+        notes += [
+            f"{name} {label}: {spread['median']:.3g} "
+            f"({spread['min']:.3g} to {spread['max']:.3g})"
+            for label, spread in found.get("spread", {}).items()
+        ]
+        if name == "compile":
+            notes += [f"compile {label}: {s:.2f} s" for label, s in found.items()]
+    return "\n".join([*lines, *notes])
+
+
+def _cells(row: Figures) -> list[str]:
+    return [
+        f"{row[key] / unit if unit != 1 else row[key]:>11{form}}"
+        for _, key, unit, form in COLUMNS
+    ]
+
+
+def benchmark(values: Any) -> None:
+    """Measures what the flags ask for, prints it and writes it.
+
+    Raises:
+      InputError: an unknown name, or a peer that is not installed.
+    """
+    check_names("workloads", values.workloads, NAMES)
+    check_names("peers", values.peers, tuple(peers.PEERS))
+    peer_names = values.peers if values.peer else ()
+    for name in peer_names:
+        peers.load(name)  # now, rather than after minutes
+    machine.set_precision(values.precision)
+    say("ceilings")
+    ceilings = roofline.ceilings()
+    figures = run(
+        values.workloads, ceilings, peer_names, values.pairs, values.scale_devices
+    )
+    host = {
+        "chips": [device.device_kind for device in jax.devices()],
+        "precision": values.precision,
+        **ceilings._asdict(),
+    }
+    print(report(figures, host))
+    if values.json:
+        with open(values.json, "w", encoding="utf-8") as file:
+            json.dump(figures | {"machine": host}, file, indent=1)
+
+
 def main(argv: Sequence[str]) -> None:
-    """Prints the table."""
-    del argv
-    figures = measure(flags.FLAGS.pairs)
-    for name, values in figures.items():
-        shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-        print(f"{name:44}{shown}")
-    if flags.FLAGS.json:
-        with open(flags.FLAGS.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
+    """Turns mistakes into one sentence and a non-zero exit."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
+        machine.use_all_cores()
+        # A program that is found in a cache has not been compiled.
+        jax.config.update("jax_enable_compilation_cache", False)
+        benchmark(flags.FLAGS)
+    except InputError as error:
+        sys.exit(f"experiments.benchmark: {error}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments import machine
 from permfl_jax import algorithms, data, models, partitions, teams
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
@@ -63,6 +64,28 @@ flags.DEFINE_integer("eval_every", 1, "Global rounds between evaluations.")
 flags.DEFINE_integer(
     "rounds_per_call", 1, "Global rounds per compiled call; does not change results."
 )
+flags.DEFINE_bool(
+    "keep_personal",
+    True,
+    "Store every device's model. Without, PM is not stored but adapted from the team's "
+    "model when it is evaluated (PM_adapted): memory for 10^5 devices.",
+)
+flags.DEFINE_integer(
+    "device_chunk",
+    None,
+    "Devices computed at once on each chip: the largest divisor of its devices up to "
+    "this; bounds memory, does not change results. Default: all on GPU and TPU, what "
+    "fits the cache on CPU.",
+)
+flags.DEFINE_integer(
+    "chips", None, "Chips, or CPU cores, to spread devices over. Default: all."
+)
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of a pod or cluster first (BUILD.md); the first one "
+    "writes the results.",
+)
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_float("l2", 0.0, "Adds l2/2 |params|^2 to the loss of every sample.")
 flags.DEFINE_list("hidden", [], "Widths of dnn's one or two hidden layers.")
@@ -88,6 +111,8 @@ flags.DEFINE_string("data_dir", None, "Prepared data. Default: ~/.cache/permfl_j
 flags.DEFINE_string(
     "manual_dir", None, "Folder with one folder of raw files per dataset (offline)."
 )
+
+flags.adopt_module_key_flags(machine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +141,11 @@ class Config:
     devices_per_round: int | None
     eval_every: int
     rounds_per_call: int
+    keep_personal: bool
+    device_chunk: int | None
+    chips: int | None
+    precision: str
+    distributed: bool
     seed: int
     l2: float
     hidden: tuple[int, ...]
@@ -163,6 +193,14 @@ def from_flags(values: flags.FlagValues) -> Config:
 def _check_numbers(given):
     for name in ("num_teams", "num_rounds", "eval_every", "rounds_per_call"):
         check_count(f"--{name}", given[name])
+    for name in ("device_chunk", "chips"):
+        if given[name] is not None:
+            check_count(f"--{name}", given[name])
+    if given["distributed"] and given["chips"]:
+        raise InputError(
+            f"--chips={given['chips']} cannot be used with --distributed, which uses "
+            "all chips of all processes."
+        )
     if not 0 <= given["batch_size"] <= MOST:
         raise InputError(
             f"--batch_size must be 1 to {MOST}, or 0 for all; got "

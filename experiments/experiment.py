@@ -2,10 +2,22 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from experiments import machine
 from experiments.config import Config
-from permfl_jax import algorithms, assemble, data, hparams, models, task
+from permfl_jax import (
+    algorithms,
+    assemble,
+    data,
+    evaluate,
+    federation,
+    hparams,
+    models,
+    placement,
+    task,
+)
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
@@ -25,7 +37,7 @@ class Experiment(NamedTuple):
       method: registry entry of the algorithm.
       hparams: its checked hyper-parameters.
       algorithm: its functions.
-      num_classes: C.
+      majority_accuracy: on test, of guessing each device's commonest training label.
     """
 
     config: Config
@@ -37,7 +49,7 @@ class Experiment(NamedTuple):
     method: algorithms.Method
     hparams: Any
     algorithm: Algorithm
-    num_classes: int
+    majority_accuracy: float
 
 
 def build(config: Config) -> Experiment:
@@ -55,23 +67,14 @@ def build(config: Config) -> Experiment:
         batching=config.batching,
         weights=config.weights,
         aggregate=config.aggregate,
+        keep_personal=config.keep_personal,
     )
     sampler = Sampler(
         config.team_sizes, config.teams_per_round, config.devices_per_round
     )
     rounds_per_call(config)
     examples = _load(config)
-    devices, report = assemble.build(
-        examples,
-        team_sizes=config.team_sizes,
-        partition=config.partition
-        or ("paper" if examples.device is None else "natural"),
-        formation=config.team_formation,
-        classes_per_device=config.classes_per_device,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-    )
+    devices, report = _deal(config, examples)
     if not np.asarray(devices.test.count).any():
         raise InputError(
             f"--test_fraction={config.test_fraction} leaves no device a test sample; "
@@ -88,8 +91,48 @@ def build(config: Config) -> Experiment:
         method=method,
         hparams=chosen,
         algorithm=method.factory(classify.loss, schedule, sampler),
-        num_classes=examples.num_classes,
+        majority_accuracy=_majority(devices, examples.num_classes),
     )
+
+
+def _deal(config, examples):
+    with machine.on_host():
+        return assemble.build(
+            examples,
+            team_sizes=config.team_sizes,
+            partition=config.partition
+            or ("paper" if examples.device is None else "natural"),
+            formation=config.team_formation,
+            classes_per_device=config.classes_per_device,
+            validation_fraction=config.validation_fraction,
+            test_fraction=config.test_fraction,
+            seed=config.seed,
+        )
+
+
+def spread(experiment: Experiment) -> Experiment:
+    """The same with its federation on the chips that compute it.
+
+    Raises:
+      InputError: --chips asks for more than there are.
+    """
+    config, there = experiment.config, jax.devices()
+    chips = there if config.chips is None else there[: config.chips]
+    if config.chips and len(chips) < config.chips:
+        raise InputError(
+            f"--chips={config.chips} were asked for, but there are {len(there)}."
+        )
+    mesh = placement.choose_mesh(experiment.federation, chips)
+    placed = placement.place(experiment.federation, mesh, config.device_chunk)
+    return experiment._replace(federation=placed)
+
+
+def _majority(devices, num_classes):
+    counts = [
+        federation.class_counts(samples, num_classes)
+        for samples in (devices.train, devices.test)
+    ]
+    return evaluate.majority_accuracy(*counts)
 
 
 def _load(config):

@@ -7,27 +7,42 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import machine
 from experiments.experiment import Experiment, rounds_per_call
-from permfl_jax import algorithms, evaluate, federation, keys, measure, runner
+from permfl_jax import algorithms, evaluate, keys, measure, runner
 
 
 def advice(experiment: Experiment) -> list[str]:
-    """Warnings about the hyper-parameters, from measurements on the data."""
+    """Warnings about the hyper-parameters, from measurements before `spread`."""
     if experiment.method.advise is None:
         return []
-    key = jax.random.key(experiment.config.seed)
-    measured = measure.measure(
-        experiment.task.loss,
-        experiment.task.init(keys.init_key(key)),
-        experiment.federation,
-        key,
-    )
+    with machine.on_host():
+        key = jax.random.key(experiment.config.seed)
+        measured = measure.measure(
+            experiment.task.loss,
+            experiment.task.init(keys.init_key(key)),
+            experiment.federation,
+            key,
+        )
     return experiment.method.advise(
         experiment.hparams,
         experiment.schedule,
         experiment.config.num_rounds,
         measured,
         experiment.config.l2,
+    )
+
+
+def planned_bytes(experiment: Experiment) -> int:
+    """Memory of the compiled rounds on one chip; `train` then does not compile."""
+    key, traced, start = _before(experiment)
+    return runner.planned_bytes(
+        experiment.algorithm,
+        rounds_per_call(experiment.config),
+        key,
+        traced,
+        start,
+        experiment.federation,
     )
 
 
@@ -67,13 +82,7 @@ def train(
 def _trajectory(experiment):
     """Yields (round, function giving the models to score, metrics of the round)."""
     config = experiment.config
-    key = jax.random.key(config.seed)
-    traced = experiment.hparams.traced()
-    start = runner.start(
-        experiment.algorithm,
-        experiment.task.init(keys.init_key(key)),
-        experiment.federation,
-    )
+    key, traced, start = _before(experiment)
     for state, metrics in runner.run(
         experiment.algorithm,
         key,
@@ -97,13 +106,17 @@ def _trajectory(experiment):
         yield int(state.round), models_now, last
 
 
+def _before(experiment):
+    """The key, the numbers and the state with which a run begins."""
+    key = jax.random.key(experiment.config.seed)
+    params = experiment.task.init(keys.init_key(key))
+    start = runner.start(experiment.algorithm, params, experiment.federation)
+    return key, experiment.hparams.traced(), start
+
+
 def floors(experiment: Experiment) -> dict[str, float]:
     """Test accuracy of what needs no cooperation: majority label and local-only."""
-    counts = [
-        federation.class_counts(samples, experiment.num_classes)
-        for samples in (experiment.federation.train, experiment.federation.test)
-    ]
-    result = {"majority/accuracy": evaluate.majority_accuracy(*counts)}
+    result = {"majority/accuracy": experiment.majority_accuracy}
     if experiment.config.local_floor and experiment.config.algorithm != "local":
         result |= _local_floor(experiment)
     return result

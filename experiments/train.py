@@ -3,7 +3,6 @@
 python -m experiments.train --flagfile=experiments/presets/quickstart.flags
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -11,8 +10,8 @@ import jax
 import tqdm
 from absl import app, flags, logging
 
-from experiments import config, experiment, job, report
-from permfl_jax import data, results
+from experiments import config, experiment, job, machine, report
+from permfl_jax import placement, results
 from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.evaluate import LABELS
 
@@ -24,12 +23,16 @@ def run(settings: config.Config) -> None:
       InputError: a user's mistake.
       DivergenceError: training diverged; what was measured before it is kept.
     """
+    if jax.process_index():
+        follow(settings)
+        return
     folder = results.Workdir(settings.workdir, vars(settings))
-    if folder.finished:
+    finished = folder.finished or {}
+    if machine.agree(bool(finished)):
         print(
             f"{folder.path} already holds this run, finished{folder.by_other_code()}:"
         )
-        print(report.table(folder.finished))
+        print(report.table(finished))
         return
     built = experiment.build(settings)
     replaced = folder.unfinished_rows()
@@ -38,6 +41,8 @@ def run(settings: config.Config) -> None:
         print(f"starting over: {replaced} evaluations replaced", file=sys.stderr)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
+    built = experiment.spread(built)
+    print(_plan(built), file=sys.stderr)
     with tqdm.tqdm(
         total=settings.num_rounds, unit="round", disable=not sys.stderr.isatty()
     ) as bar:
@@ -57,22 +62,26 @@ def run(settings: config.Config) -> None:
     print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl")
 
 
-def remember_compilations(data_dir: str | None) -> None:
-    """Keeps compiled programs beside the prepared data, for the next start.
+def follow(settings: config.Config) -> None:
+    """What every process but the first does: the same work, and nothing is written."""
+    if machine.agree(False):
+        return
+    built = experiment.spread(experiment.build(settings))
+    job.planned_bytes(built)
+    job.train(built, lambda row: None, lambda round_, row: None)
+    job.floors(built)
 
-    Args:
-      data_dir: `--data_dir`. `JAX_COMPILATION_CACHE_DIR` has precedence; a folder that
-        cannot be written only means compiling again.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    folder = data.SourceOptions(data_dir=data_dir).data_path() / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+def _plan(built):
+    """Where and in how much memory the rounds will run."""
+    where = built.federation.placement
+    number = placement.num_chips(where)
+    unit = "CPU core" if placement.platform(where) == "cpu" else "chip"
+    megabytes = job.planned_bytes(built) / 1e6
+    return (
+        f"plan: {number} {unit}{'s' * (number > 1)}, {megabytes:,.0f} MB planned on "
+        "each for samples, models and work"
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -82,7 +91,11 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
         settings = config.from_flags(flags.FLAGS)
-        remember_compilations(settings.data_dir)
+        machine.set_precision(settings.precision)
+        machine.use_all_cores()
+        machine.remember_compilations(settings.data_dir)
+        if settings.distributed:
+            machine.join()
         run(settings)
     except (InputError, DivergenceError) as error:
         sys.exit(f"experiments.train: {error}")

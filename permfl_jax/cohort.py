@@ -42,8 +42,18 @@ class Cohort:
         return weight if self.present is None else jnp.where(self.present, weight, 0)
 
     def mean(self, values: jax.Array) -> jax.Array:
-        """Mean of `values` `[A]` over the devices that are present, `[]`."""
-        return jnp.mean(values, where=self.present)
+        """Mean of `values` `[A]` over the devices that are present, `[]`.
+
+        On several chips `[chips]`, numbers of which this is the mean: chips need not
+        tell each other a loss before the round is over.
+        """
+        chips = placement.num_chips(self.placement)
+        if chips == 1:
+            return jnp.mean(values, where=self.present)
+        if self.present is None:
+            return values.reshape(chips, -1).mean(axis=1)
+        parts = jnp.where(self.present, values, 0).reshape(chips, -1).sum(axis=1)
+        return parts * chips / self.present.sum().astype(values.dtype)
 
     def take(self, rows: Params) -> Params:
         """The rows of these devices: leaves `[D, ...]` to `[A, ...]`."""

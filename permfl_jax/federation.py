@@ -1,13 +1,12 @@
 """A `Federation` from your own arrays, and questions about one."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import placement
+from permfl_jax import placement, pooling
 from permfl_jax.errors import InputError
 from permfl_jax.types import Batch, Federation, Samples
 
@@ -54,18 +53,88 @@ def from_arrays(
         raise InputError("`train` lists no device, but at least one is needed.")
     team = _team_numbers(teams, len(train))
     order = np.argsort(team, kind="stable")
-    layout = _layout(train[0])
-    federation = Federation(
-        train=_samples(layout, "train", train, order),
-        validation=_samples(layout, "validation", validation, order),
-        test=_samples(layout, "test", test, order),
+    layout = pooling.layout_of(train[0], "device 0 of `train`")
+    given = {"train": train, "validation": validation, "test": test}
+    parts = {
+        part: _pooled(layout, part, devices, order.tolist())
+        for part, devices in given.items()
+    }
+    if num_classes is not None:
+        for part in parts:
+            pooling.check_labels(part, parts[part].pool, num_classes)
+    return _federation(jax.tree.map(jnp.asarray, parts), team, order)
+
+
+def _pooled(layout, part, devices, order):
+    if devices is None:
+        devices = [pooling.nothing(layout)] * len(order)
+    if len(devices) != len(order):
+        raise InputError(
+            f"`{part}` lists {len(devices)} devices, but `train` lists {len(order)}."
+        )
+    return pooling.pooled(layout, part, devices, order)
+
+
+def from_loader(
+    load: Callable[[str, int], Batch],
+    teams: Sequence[int | str],
+    counts: Mapping[str, Sequence[int]],
+    like: Batch,
+) -> Federation:
+    """A federation that `placement.place` loads, each process its own devices only.
+
+    Args:
+      load: `(part, device)` to the arrays that `from_arrays` would take; `part` is
+        `train`, `validation` or `test`, `device` a place in `teams`. It is not asked
+        for devices without samples.
+      teams: as for `from_arrays`.
+      counts: part to D numbers of samples; a part that is missing has none.
+      like: arrays of one device, for their structure, shapes and dtypes alone.
+
+    Returns:
+      The federation without its samples, for `Sampler.of`, `placement.choose_mesh` and
+      then `placement.place`, which raises InputError if `load` gives other arrays than
+      `counts` and `like` promise.
+
+    Raises:
+      InputError: as `from_arrays`.
+    """
+    order = np.argsort(team := _team_numbers(teams, len(teams)), kind="stable")
+    layout = pooling.layout_of(like, "`like`")
+    nothing = pooling.nothing(layout)
+
+    def promised(part):
+        count = np.asarray(counts.get(part, [0] * len(team)))
+        if count.shape != team.shape:
+            raise InputError(
+                f"`counts` lists {count.size} devices of `{part}`, but `teams` lists "
+                f"{len(team)}."
+            )
+        pooling.check_count(part, count[order], order.tolist())
+
+        def rows(first, last):
+            own = order[first:last].tolist()
+            some = {d: load(part, d) if count[d] else nothing for d in own}
+            loaded = pooling.pooled(layout, part, some, own)
+            if loaded.count.tolist() != count[own].tolist():
+                raise InputError(
+                    f"Devices {own} of `{part}` have {count[own].tolist()} samples by "
+                    f"`counts`, but {loaded.count.tolist()} were loaded."
+                )
+            return loaded.pool
+
+        return pooling.as_samples(rows, count[order])
+
+    parts = {part: promised(part) for part in ("train", "validation", "test")}
+    return _federation(parts, team, order)
+
+
+def _federation(parts, team, order):
+    return Federation(
+        **parts,
         team=jnp.asarray(team[order], jnp.int32),
         identity=jnp.asarray(order, jnp.uint32),
     )
-    if num_classes is not None:
-        for part in ("train", "validation", "test"):
-            _check_labels(part, getattr(federation, part).pool, num_classes)
-    return federation
 
 
 def num_devices(federation: Federation) -> int:
@@ -98,138 +167,6 @@ def class_counts(samples: Samples, num_classes: int) -> np.ndarray:
     return np.stack(
         [np.bincount(labels[a : a + n], minlength=num_classes) for a, n in spans]
     )
-
-
-class _Layout(NamedTuple):
-    """What every device must look like: the first one of `train`."""
-
-    structure: Any
-    names: list[str]
-    dtypes: list[np.dtype]
-    shapes: list[tuple[int, ...]]  # without the leading axis
-
-
-def _flatten(part, device, tree):
-    """Names and arrays of one device's leaves, and its structure."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = [jax.tree_util.keystr(path) or "(the only one)" for path, _ in leaves]
-    arrays = [np.asarray(leaf) for _, leaf in leaves]
-    for name, array in zip(names, arrays, strict=True):
-        if not array.ndim:
-            raise InputError(
-                f"Leaf {name} of device {device} of `{part}` is a single value, but "
-                "every leaf needs a leading axis of samples."
-            )
-    return names, arrays, structure
-
-
-def _layout(device):
-    names, arrays, structure = _flatten("train", 0, device)
-    if not arrays:
-        raise InputError("Device 0 of `train` has no array, but needs at least one.")
-    for name, array in zip(names, arrays, strict=True):
-        if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == bool):
-            raise InputError(
-                f"Leaf {name} of device 0 of `train` has dtype {array.dtype}, but "
-                "numbers or booleans are needed."
-            )
-    dtypes = [array.dtype for array in arrays]
-    return _Layout(structure, names, dtypes, [array.shape[1:] for array in arrays])
-
-
-def _arrays(layout, part, device, tree):
-    """The leaves of one device, views of what the user gave, once they are checked."""
-    _, arrays, structure = _flatten(part, device, tree)
-    who = f"device {device} of `{part}`"
-    if structure != layout.structure:
-        raise InputError(
-            f"The structure of {who} is {structure}, but that of device 0 of `train` "
-            f"is {layout.structure}."
-        )
-    for name, array, shape, dtype in zip(
-        layout.names, arrays, layout.shapes, layout.dtypes, strict=True
-    ):
-        if array.shape[1:] != shape or array.dtype != dtype:
-            raise InputError(
-                f"A sample in leaf {name} of {who} is {array.dtype} of shape "
-                f"{array.shape[1:]}, but in device 0 of `train` it is {dtype} of "
-                f"shape {shape}."
-            )
-        if len(array) != len(arrays[0]):
-            raise InputError(
-                f"Leaf {name} of {who} has {len(array)} samples, but leaf "
-                f"{layout.names[0]} has {len(arrays[0])}."
-            )
-    return arrays
-
-
-def _samples(layout, part, devices, order):
-    """Pools one part. `devices` stand in the user's order; `None` is no sample."""
-    if devices is None:
-        nothing = [
-            np.zeros((0, *shape), dtype)
-            for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True)
-        ]
-        devices = [jax.tree.unflatten(layout.structure, nothing)] * len(order)
-    if len(devices) != len(order):
-        raise InputError(
-            f"`{part}` lists {len(devices)} devices, but `train` lists {len(order)}."
-        )
-    arrays = [_arrays(layout, part, d, tree) for d, tree in enumerate(devices)]
-    count = np.array([len(arrays[d][0]) for d in order])
-    if part == "train" and not count.all():
-        raise InputError(
-            f"Device {order[np.argmin(count)]} of `train` has no sample, but every "
-            "device needs at least one to train on."
-        )
-    pool = [
-        _pool(f"Leaf {name} of device {{}} of `{part}`", [a[i] for a in arrays], order)
-        for i, name in enumerate(layout.names)
-    ]
-    return Samples(
-        pool=jax.tree.unflatten(layout.structure, pool),
-        start=jnp.asarray(np.cumsum(count) - count, jnp.int32),
-        count=jnp.asarray(count, jnp.int32),
-        max_count=int(count.max()),
-    )
-
-
-def _pool(name, arrays, order):
-    """One leaf of all devices, `[S, ...]`, converted to JAX's dtype as it is copied."""
-    dtype = jax.dtypes.canonicalize_dtype(arrays[0].dtype)
-    with np.errstate(over="ignore"):  # found below, where its device is known
-        pool = np.concatenate(
-            [arrays[d] for d in order], dtype=dtype, casting="same_kind"
-        )
-    start = 0
-    for device in order:
-        stored = pool[start : start + len(arrays[device])]
-        start += len(stored)
-        if jnp.issubdtype(dtype, np.inexact):
-            if not np.isfinite(stored).all():
-                raise InputError(
-                    f"{name.format(device)} holds a NaN or an infinity as {dtype}, "
-                    "but all numbers have to be finite."
-                )
-        elif dtype != arrays[device].dtype and (stored != arrays[device]).any():
-            raise InputError(
-                f"{name.format(device)} holds integers that do not fit {dtype}; set "
-                "jax_enable_x64 or use smaller ones."
-            )
-    return jnp.asarray(pool)
-
-
-def _check_labels(part, pool, num_classes):
-    labels = np.asarray(pool["y"])
-    if not jnp.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"Labels `y` of `{part}` are {labels.dtype}, but must be integers."
-        )
-    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise InputError(
-            f"Labels `y` of `{part}` run from {labels.min()} to {labels.max()}, but "
-            f"must be 0 to {num_classes - 1}."
-        )
 
 
 def _team_numbers(teams, count):

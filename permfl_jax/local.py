@@ -122,8 +122,7 @@ def train_mean(
         def add(total, group):
             some, share, own = group
             theta, loss = run(shared, some)
-            part = tree.segment_sum(theta, share, own, here)
-            return jax.tree.map(jnp.add, total, part), loss
+            return tree.add_rows(total, theta, share, own), loss
 
         groups = jax.tree.map(
             lambda x: x.reshape(-1, at_once, *x.shape[1:]), (devices, share, own)

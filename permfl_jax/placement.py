@@ -10,18 +10,17 @@ rows a device's samples are, who its team is.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from permfl_jax import hosts
 from permfl_jax.errors import InputError
-from permfl_jax.types import Federation, Placement, Samples, State
+from permfl_jax.types import Federation, Placement, State
 
 # How an array lies on the mesh, by its leading axis.
 BY_DEVICE = PartitionSpec(("team", "device"))
@@ -59,8 +58,8 @@ def per_chip(
     """
     if placement.mesh is None:
         return function
-    # Parameters reach the gradient as one part per chip, never as one copy for all, so
-    # nothing is summed over chips behind our back (ECOSYSTEM: the varying cast).
+    # Checked, JAX sums a gradient by what all chips share over the chips. Here every
+    # device's gradient is its own, also where devices start from one model.
     return jax.shard_map(
         function,
         mesh=placement.mesh,
@@ -88,7 +87,12 @@ def total(
     placement: Placement, value: Any, axes: str | tuple[str, ...] = "device"
 ) -> Any:
     """Inside `per_chip`: sums over the chips of a row, or over all."""
-    return value if placement.mesh is None else jax.lax.psum(value, axes)
+    if placement.mesh is None:
+        return value
+    axes = (axes,) if isinstance(axes, str) else axes
+    # A message from a chip to itself would be sent all the same.
+    axes = tuple(axis for axis in axes if placement.mesh.shape[axis] > 1)
+    return jax.lax.psum(value, axes) if axes else value
 
 
 def devices_at_once(placement: Placement, num_devices: int, step_bytes: int) -> int:
@@ -135,33 +139,56 @@ def choose_mesh(
       Rows divide the teams, with as many devices in each row, where that is possible:
       then a team mean needs no message between rows. Chips beyond the largest divisor
       of the number of devices stay idle, and so do chips when samples are so unequal
-      that storing them per chip would take a quarter more memory than there is.
+      that storing them per chip would take a quarter more memory than there is. Every
+      process lends as many chips; the chips of a process stand together.
+
+    Raises:
+      InputError: there are several processes, and no such mesh has chips of all.
     """
-    chips = list(jax.devices() if chips is None else chips)
+    by_process: dict[int, list[jax.Device]] = {}
+    for chip in jax.devices() if chips is None else chips:
+        by_process.setdefault(chip.process_index, []).append(chip)
+    processes = [by_process[index] for index in sorted(by_process)]
     sizes = np.bincount(np.asarray(federation.team))
     count = np.asarray(federation.train.count)
-    for number in range(min(len(chips), len(count)), 1, -1):
-        if len(count) % number == 0 and _padding(count, number) <= _MOST_PADDING:
-            rows = _rows(sizes, number)
-            grid = np.asarray(chips[:number]).reshape(rows, number // rows)
+    for each in range(min(map(len, processes)), 0, -1):
+        number = each * len(processes)
+        if number > 1 and _fits(count, number):
+            rows = _rows(sizes, number, len(processes))
+            lent = [chip for own in processes for chip in own[:each]]
+            grid = np.asarray(lent).reshape(rows, -1)
             return Mesh(grid, ("team", "device"), axis_types=(AxisType.Auto,) * 2)
+    if len(processes) > 1:
+        raise InputError(
+            f"{len(count)} devices cannot be divided over {len(processes)} processes: "
+            "their number, or their samples, would be too unequal; start fewer."
+        )
     return None
 
 
-def _padding(count, number):
-    """Rows that are stored over rows that are real, on so many chips."""
-    per_chip_rows = count.reshape(number, -1).sum(axis=1)
-    return per_chip_rows.max() * number / max(count.sum(), 1)
+def _fits(count, number):
+    """As many devices on each of so many chips, and about as many rows."""
+    if len(count) % number:
+        return False
+    rows = count.reshape(number, -1).sum(axis=1)
+    return rows.max() * number <= _MOST_PADDING * max(count.sum(), 1)
 
 
-def _rows(sizes, number):
-    """The most rows that divide the chips and the teams, with equal devices in each."""
-    for rows in range(math.gcd(number, len(sizes)), 1, -1):
-        if number % rows == 0 and len(sizes) % rows == 0:
-            in_row = sizes.reshape(rows, -1).sum(axis=1)
-            if (in_row == in_row[0]).all():
-                return rows
-    return 1
+def _rows(sizes, number, processes):
+    """The most rows that divide the chips and the teams, with equal devices in each.
+
+    Rather fewer where a row then lies within one process.
+    """
+    fit = [r for r in range(1, number + 1) if number % r == 0 and _even(sizes, r)]
+    return max(fit, key=lambda rows: (rows % processes == 0, rows))
+
+
+def _even(sizes, rows):
+    """As many teams in each row, and as many devices."""
+    if len(sizes) % rows:
+        return False
+    in_row = sizes.reshape(rows, -1).sum(axis=1)
+    return bool((in_row == in_row[0]).all())
 
 
 def place(
@@ -187,16 +214,15 @@ def place(
         raise InputError(f"--device_chunk must be at least 1, got {device_chunk}.")
     placement = Placement(mesh, device_chunk)
     if mesh is None:
-        return dataclasses.replace(
-            jax.tree.map(jnp.asarray, federation), placement=placement
-        )
+        return dataclasses.replace(_here(federation), placement=placement)
     _check_mesh(np.asarray(federation.team), mesh)
+    sharding = NamedSharding(mesh, BY_DEVICE)
     return Federation(
-        train=_place_samples(federation.train, mesh),
-        validation=_place_samples(federation.validation, mesh),
-        test=_place_samples(federation.test, mesh),
-        team=_put(federation.team, mesh, BY_DEVICE),
-        identity=_put(federation.identity, mesh, BY_DEVICE),
+        train=hosts.put_samples(federation.train, sharding),
+        validation=hosts.put_samples(federation.validation, sharding),
+        test=hosts.put_samples(federation.test, sharding),
+        team=hosts.put(federation.team, sharding),
+        identity=hosts.put(federation.identity, sharding),
         placement=placement,
     )
 
@@ -205,11 +231,7 @@ def _check_mesh(team, mesh):
     if mesh.axis_names != ("team", "device"):
         raise InputError(f"mesh has axes {mesh.axis_names}, not ('team', 'device').")
     rows, sizes = mesh.shape["team"], np.bincount(team)
-    even = len(team) % mesh.size == 0 and len(sizes) % rows == 0
-    if even:
-        in_row = sizes.reshape(rows, -1).sum(axis=1)
-        even = (in_row == in_row[0]).all()
-    if not even:
+    if len(team) % mesh.size or not _even(sizes, rows):
         raise InputError(
             f"a mesh of {rows} x {mesh.shape['device']} chips does not divide "
             f"{len(sizes)} teams with {len(team)} devices evenly; use "
@@ -217,37 +239,21 @@ def _check_mesh(team, mesh):
         )
 
 
-def _place_samples(samples, mesh):
-    count = np.asarray(samples.count).reshape(mesh.size, -1)
-    most = int(count.sum(axis=1).max())
-    begin = np.concatenate([[0], count.sum(axis=1).cumsum()])
+def _here(federation):
+    """All on one chip, loaded if it has to be."""
 
-    def leaf(pool):
-        pool = np.asarray(pool)
-        shape = (mesh.size * most, *pool.shape[1:])
+    def load(samples):
+        everyone = hosts.rows_of(samples, 0, len(samples.count))
+        return dataclasses.replace(samples, pool=everyone)
 
-        def rows(index):
-            chip = (index[0].start or 0) // max(most, 1)
-            part = pool[begin[chip] : begin[chip + 1]]
-            fill = [(0, most - len(part))] + [(0, 0)] * (pool.ndim - 1)
-            return part if len(part) == most else np.pad(part, fill)
-
-        sharding = NamedSharding(mesh, BY_DEVICE)
-        return jax.make_array_from_callback(shape, sharding, rows)
-
-    start = (count.cumsum(axis=1) - count).reshape(-1).astype(np.int32)
-    return Samples(
-        pool=jax.tree.map(leaf, samples.pool),
-        start=_put(start, mesh, BY_DEVICE),
-        count=_put(samples.count, mesh, BY_DEVICE),
-        max_count=samples.max_count,
-    )
-
-
-def _put(array, mesh, spec):
-    array = np.asarray(array)
-    return jax.make_array_from_callback(
-        array.shape, NamedSharding(mesh, spec), lambda index: array[index]
+    parts = {
+        name: load(getattr(federation, name))
+        for name in ("train", "validation", "test")
+        if callable(getattr(federation, name).pool)
+    }
+    # By way of NumPy, since what was made on the host's CPU would else stay there.
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x)), dataclasses.replace(federation, **parts)
     )
 
 
@@ -255,14 +261,13 @@ def by_device(placement: Placement, arrays: Any) -> Any:
     """Arrays from the host, `[chips · n, ...]`, each chip its own part."""
     if placement.mesh is None:
         return jax.tree.map(jnp.asarray, arrays)
-    return jax.tree.map(lambda x: _put(x, placement.mesh, BY_DEVICE), arrays)
+    sharding = NamedSharding(placement.mesh, BY_DEVICE)
+    return jax.tree.map(lambda x: hosts.put(x, sharding), arrays)
 
 
 def to_host(arrays: Any) -> Any:
     """NumPy copies, also of what other processes hold; all processes must ask."""
-    if jax.process_count() == 1:
-        return jax.device_get(arrays)
-    return multihost_utils.process_allgather(arrays, tiled=True)
+    return jax.tree.map(hosts.fetch, arrays)
 
 
 def constrain(state: State, placement: Placement, num_devices: int) -> State:

@@ -25,18 +25,25 @@ class Workdir:
       finished: the summary of the same run if it is already complete, else `None`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], flags: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        flags: dict[str, Any],
+        rows: str = "metrics.jsonl",
+    ):
         """Opens or creates the folder for the run that `flags` describe.
 
         Args:
           path: the folder.
           flags: every flag of the run.
+          rows: name of the file with one object per evaluation.
 
         Raises:
           InputError: it cannot be written, or holds something else.
         """
         self.path = pathlib.Path(os.path.expanduser(path))
         self.flags = json.loads(json.dumps(flags))
+        self._rows = rows
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_other_run()
@@ -65,12 +72,12 @@ class Workdir:
             **extra,
         }
         self._write("config.json", config)
-        self._append("metrics.jsonl", "", mode="w")
+        self._append(self._rows, "", mode="w")
 
     def unfinished_rows(self) -> int:
         """Evaluations that the same run left when it was stopped."""
         try:
-            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+            text = (self.path / self._rows).read_text(encoding="utf-8")
         except FileNotFoundError:
             return 0
         return len(text.splitlines())
@@ -81,8 +88,8 @@ class Workdir:
         return "" if before == git_commit() else f" (by commit {before})"
 
     def write_row(self, row: dict[str, Any]) -> None:
-        """Appends one object to metrics.jsonl and flushes it."""
-        self._append("metrics.jsonl", json.dumps(row) + "\n")
+        """Appends one object to the rows and flushes it."""
+        self._append(self._rows, json.dumps(row) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""

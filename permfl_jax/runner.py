@@ -75,6 +75,46 @@ def advance(
     return jax.lax.scan(one, state, length=num_rounds)
 
 
+def planned_bytes(
+    algorithm: Algorithm,
+    num_rounds: int,
+    key: jax.Array,
+    hparams: Any,
+    state: State,
+    federation: Federation,
+) -> int:
+    """Memory that `advance` needs on one chip, as XLA plans it; nothing is run.
+
+    What is compiled is kept: the first `advance` with such arguments starts at once.
+
+    Args:
+      algorithm: see `advance`.
+      num_rounds: see `advance`.
+      key: see `advance`.
+      hparams: see `advance`.
+      state: see `advance`; not given away.
+      federation: see `advance`.
+
+    Returns:
+      Bytes of samples, state and temporaries; 0 where XLA gives no plan.
+    """
+    call = advance.lower(algorithm, num_rounds, key, hparams, state, federation)
+    return bytes_of(call.compile())
+
+
+def bytes_of(call: jax.stages.Compiled) -> int:
+    """Samples, state and temporaries on one chip; 0 where XLA gives no plan."""
+    plan = call.memory_analysis()
+    if plan is None:
+        return 0
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes  # results that take the place of arguments
+    )
+
+
 def run(
     algorithm: Algorithm,
     key: jax.Array,
@@ -102,19 +142,24 @@ def run(
       DivergenceError: a model or a metric stopped being finite; nothing is yielded
         for that call.
     """
-    if rounds_per_call < 1 or num_rounds % rounds_per_call:
-        raise InputError(
-            f"--rounds_per_call={rounds_per_call} must divide the rounds between two "
-            f"evaluations and the total; got {num_rounds}."
-        )
+    check_calls(num_rounds, rounds_per_call)
     first = int(state.round) + 1
     for done in range(0, num_rounds, rounds_per_call):
         state, metrics = advance(
             algorithm, rounds_per_call, key, hparams, state, federation
         )
-        host_metrics = jax.device_get(metrics)
+        host_metrics = placement.to_host(metrics)
         check_finite(first + done, host_metrics)
         yield state, host_metrics
+
+
+def check_calls(num_rounds: int, rounds_per_call: int) -> None:
+    """Raises `InputError` unless `rounds_per_call` divides `num_rounds`."""
+    if rounds_per_call < 1 or num_rounds % rounds_per_call:
+        raise InputError(
+            f"--rounds_per_call={rounds_per_call} must divide the rounds between two "
+            f"evaluations and the total; got {num_rounds}."
+        )
 
 
 def check_finite(first_round: int, metrics: dict[str, np.ndarray]) -> None:

@@ -103,6 +103,34 @@ def segment_sum(
     return jax.tree.map(lambda x: _scatter(x, weight, segment, num_segments), tree)
 
 
+def add_rows(
+    total: Params, rows: Params, weight: jax.Array, segment: jax.Array
+) -> Params:
+    """`total` plus the weighted rows of each segment.
+
+    Few rows are added one after the other, in place and in a fixed order, so that the
+    cost follows the rows and not the segments.
+
+    Args:
+      total: leaves `[M, ...]`.
+      rows: leaves `[A, ...]`.
+      weight: `[A]`.
+      segment: `[A]` int32 in `[0, M)`.
+    """
+    num_segments = jax.tree.leaves(total)[0].shape[0]
+    if len(segment) >= num_segments:
+        part = segment_sum(rows, weight, segment, num_segments)
+        return jax.tree.map(jnp.add, total, part)
+
+    def add(total, one):
+        row, weight, place = one
+        return jax.tree.map(
+            lambda x, r: x.at[place].add(weight.astype(r.dtype) * r), total, row
+        ), None
+
+    return jax.lax.scan(add, total, (rows, weight, segment))[0]
+
+
 def _product(share, x):
     return jnp.tensordot(share.astype(x.dtype), x, axes=1, precision="highest")
 

@@ -34,6 +34,7 @@ class Samples:
 
     Attributes:
       pool: leaves `[S, ...]`, for instance `{'x': [S, 784], 'y': [S]}`.
+        Before `placement.place`, maybe a function that loads (`from_loader`).
       start: `[D]` int32, first row of each device.
       count: `[D]` int32, rows of each device.
       max_count: the largest `count`; static, because it bounds a loop.

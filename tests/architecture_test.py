@@ -19,13 +19,13 @@ PACKAGE = ROOT / "permfl_jax"
 FLOORS = [
     {"errors", "types"},
     {"schedule", "hparams", "keys", "tree", "shuffle", "batches", "theory"},
-    {"placement"},
+    {"hosts", "placement", "pooling"},
     {"weighting", "cohort", "participation", "local", "split", "federation", "task"},
     {"models"},
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},
     {"algorithms"},
-    {"runner", "evaluate", "results"},
+    {"runner", "sweep", "evaluate", "results"},
 ]
 # A method sees a loss and a federation, never where they come from.
 FORBIDDEN = {"algorithms": {"data", "models", "partitions", "teams", "assemble"}}
@@ -66,7 +66,7 @@ def test_imports_point_down(path):
         assert name not in FORBIDDEN.get(room(path), set()), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("room_", ["runner", "evaluate", "results"])
+@pytest.mark.parametrize("room_", ["runner", "sweep", "evaluate", "results"])
 def test_no_method_is_known_by_name(room_):
     text = (PACKAGE / f"{room_}.py").read_text(encoding="utf-8")
     for name in importlib.import_module("permfl_jax.algorithms").ALGORITHMS:

@@ -12,6 +12,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+# Four chips for the tests of meshes; what is not placed on a mesh runs on the first.
+jax.config.update("jax_num_cpu_devices", 4)
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 

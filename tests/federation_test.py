@@ -220,7 +220,7 @@ def set_leaf(device, name, leaf):
             set_leaf(0, "y", np.array(["a", "b"])),
             r"Leaf \['y'\] of device 0 of `train` has dtype <U1",
         ),
-        (lambda d: d.__setitem__(0, {}), "Device 0 of `train` has no array"),
+        (lambda d: d.__setitem__(0, {}), "no array in device 0 of `train`"),
     ],
 )
 def test_bad_train_is_refused(change, message):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh
 
 from permfl_jax import runner
 from permfl_jax.algorithms.permfl import Gains, permfl
@@ -75,3 +76,9 @@ def run_permfl(
     key = jax.random.key(seed)
     *_, (state, _) = runner.run(algorithm, key, numbers, start, federation, rounds)
     return state
+
+
+def mesh_of(rows, columns):
+    """A mesh of the first CPU devices."""
+    chips = np.asarray(jax.devices()[: rows * columns]).reshape(rows, columns)
+    return Mesh(chips, ("team", "device"), axis_types=(AxisType.Auto,) * 2)

@@ -212,3 +212,23 @@ def test_a_number_whose_square_overflows_is_not_finite(dtype):
 @pytest.mark.parametrize("empty", [None, {}, {"count": jnp.arange(3)}])
 def test_what_holds_no_floats_is_finite(empty):
     assert tree.all_finite(empty)
+
+
+@pytest.mark.parametrize("num_segments", [3, 40])
+def test_rows_are_added_to_their_segments(num_segments):
+    """Both ways, fewer and more rows than segments, are a plain loop."""
+    rng = np.random.default_rng(9)
+    rows = {"a": rng.normal(size=(7, 2, 3)), "b": rng.normal(size=(7,))}
+    total = {
+        "a": rng.normal(size=(num_segments, 2, 3)),
+        "b": rng.normal(size=(num_segments,)),
+    }
+    weight, segment = rng.random(7), rng.integers(0, 3, 7).astype(np.int32)
+    result = jax.jit(tree.add_rows)(
+        *jax.tree.map(jnp.asarray, (total, rows, weight, segment))
+    )
+    for name, leaf in total.items():
+        expected = leaf.copy()
+        for row, w, place in zip(rows[name], weight, segment, strict=True):
+            expected[place] += w * row
+        np.testing.assert_allclose(result[name], expected, rtol=1e-13, atol=1e-15)

@@ -6,8 +6,9 @@ same start model, on the same samples:
     w_i <- x; K times { θ_ij <- w_i, L steps θ <- θ - α(∇f(θ) + λ(θ - w_i)), then
     w_i <- (1 - ηλ - ηγ) w_i + ηγ x + ηλ mean_j θ_ij }; x <- (1 - βγ) x + βγ mean_i w_i
 
-`pytorch` is research code, `pytorch_lean` what a careful PyTorch user writes, and
-`jax_loop` one jitted call per device and exchange, as in FedJAX.
+`pytorch` is research code, `pytorch_lean` what a careful PyTorch user writes,
+`jax_loop` one jitted call per step of a device, as in FedJAX, and `jax_scan` one per
+device and exchange.
 """
 
 import functools
@@ -118,5 +119,5 @@ def _build(
 # samples of each device in team-major order, and the team number of each device.
 PEERS: dict[str, Build] = {
     name: functools.partial(_build, name)
-    for name in ("pytorch", "pytorch_lean", "jax_loop")
+    for name in ("pytorch", "pytorch_lean", "jax_loop", "jax_scan")
 }

@@ -1,13 +1,13 @@
-"""PerMFL in the style of FedJAX: a Python loop over devices, each jitted by itself.
+"""PerMFL in the style of FedJAX: a Python loop over devices and their batches.
 
-NumPy shuffles and gathers the batches of a device on the host, and one jitted call runs
-its L steps. FedJAX calls a jitted function for each single step, so this is the faster
-form of its loop. Shapes are fixed as FedJAX's are, so that one program serves all
-devices: every batch holds exactly B samples, and one that begins near the end of a pass
-takes the rest from the next pass.
+As with FedJAX's `for_each_client`, backend `jit`: NumPy shuffles and gathers each batch
+on the host, and one jitted call runs one step. Shapes are fixed as FedJAX's are, so
+that one program serves all devices: every batch holds exactly B samples, and one that
+begins near the end of a pass takes the rest from the next pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,23 +16,27 @@ import numpy as np
 
 from experiments.peers import Device, Peer, Setting, members
 from permfl_jax import local, models, task
-from permfl_jax.types import Batch, Params
+from permfl_jax.types import Batch, LossFn, Params
 
 _TEST_BLOCK = 64  # test sets are padded to a multiple, so that few programs serve all
+
+# `(w, samples, L positions [B] each, number) -> θ`, L steps of one device from and
+# pulled to w; `number` seeds the dropout of this exchange, if any.
+Descend = Callable[[Params, Device, Iterable[np.ndarray], np.int32], Params]
 
 
 class Programs(NamedTuple):
     """What is jitted.
 
     Attributes:
-      descend: `(w, batches [L, B, ...], number) -> θ`, L steps of one device.
+      descend: L steps of one device.
       add: the sum of two models.
       team_step: `(w, x, sum of θ, N) -> w`.
       server_step: `(x, sum of w, M) -> x`.
       hits: `(model, test batch, count) -> []`, samples that the model gets right.
     """
 
-    descend: Callable[..., Params]
+    descend: Descend
     add: Callable[..., Params]
     team_step: Callable[..., Params]
     server_step: Callable[..., Params]
@@ -47,8 +51,7 @@ def build(
     teams: Sequence[int],
 ) -> Peer:
     """The peer; see `experiments.peers.PEERS`."""
-    loop = Loop(setting, params, train, test, teams)
-    return Peer(loop.one_round, loop.evaluate, loop.leaves)
+    return Loop(_step_by_step, setting, params, train, test, teams).peer()
 
 
 class Loop:
@@ -56,6 +59,7 @@ class Loop:
 
     def __init__(
         self,
+        descend: Callable[[Setting, LossFn], Descend],
         setting: Setting,
         params: Any,
         train: Sequence[Device],
@@ -63,7 +67,7 @@ class Loop:
         teams: Sequence[int],
     ):
         self._setting = setting
-        self._programs = _programs(setting, train[0]["x"][0])
+        self._programs = _programs(descend, setting, train[0]["x"][0])
         self._members = members(teams)
         rng = np.random.default_rng(0)
         self._train = train
@@ -77,6 +81,10 @@ class Loop:
         self._devices = [self._server for _ in train]
         self._calls = 0
 
+    def peer(self) -> Peer:
+        """What the benchmark times."""
+        return Peer(self.one_round, self.evaluate, self.leaves)
+
     def one_round(self) -> None:
         """One global round."""
         run = self._programs
@@ -85,7 +93,7 @@ class Loop:
             for _ in range(self._setting.team_steps):
                 theta_sum = None
                 for device in devices:
-                    theta = run.descend(w, self._batches(device), self._next_call())
+                    theta = self._exchange(w, device)
                     theta_sum = (
                         theta if theta_sum is None else run.add(theta_sum, theta)
                     )
@@ -116,15 +124,12 @@ class Loop:
         """`jax.tree.leaves` of the global model."""
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self._server)]
 
-    def _batches(self, device: int) -> Device:
-        """The next L batches of a device, stacked: `[L, B, ...]`."""
-        order = self._orders[device]
-        where = np.stack([next(order) for _ in range(self._setting.device_steps)])
-        return {name: leaf[where] for name, leaf in self._train[device].items()}
-
-    def _next_call(self) -> np.int32:
+    def _exchange(self, w: Params, device: int) -> Params:
+        """A device's model after its next L batches."""
         self._calls += 1
-        return np.int32(self._calls)
+        places = itertools.islice(self._orders[device], self._setting.device_steps)
+        samples, number = self._train[device], np.int32(self._calls)
+        return self._programs.descend(w, samples, places, number)
 
 
 def positions(
@@ -145,7 +150,11 @@ def positions(
         left = left[batch_size:]
 
 
-def _programs(setting: Setting, sample: np.ndarray) -> Programs:
+def _programs(
+    descend: Callable[[Setting, LossFn], Descend],
+    setting: Setting,
+    sample: np.ndarray,
+) -> Programs:
     """Everything that is jitted, for one task and its step sizes."""
     module = models.build(
         setting.model,
@@ -186,7 +195,7 @@ def _programs(setting: Setting, sample: np.ndarray) -> Programs:
         return jnp.where(jnp.arange(right.shape[0]) < count, right, 0).sum()
 
     return Programs(
-        descend=jax.jit(_descend(setting, classify.loss)),
+        descend=descend(setting, classify.loss),
         add=jax.jit(lambda one, other: jax.tree.map(jnp.add, one, other)),
         team_step=jax.jit(team_step),
         server_step=jax.jit(server_step),
@@ -194,29 +203,43 @@ def _programs(setting: Setting, sample: np.ndarray) -> Programs:
     )
 
 
-def _descend(setting: Setting, loss_fn: Callable[..., jax.Array]):
-    """L steps of one device; `number` seeds the dropout of this call, if any."""
+def cut(samples: Device, places: np.ndarray) -> Device:
+    """The samples at some positions, by NumPy on the host."""
+    return {name: leaf[places] for name, leaf in samples.items()}
+
+
+def step_of(setting: Setting, loss_fn: LossFn) -> Callable[..., Any]:
+    """`(w, (θ, key), batch) -> (θ, key)`: one step of one device."""
     random = local.takes_key(loss_fn)
 
     def mean_loss(params, batch, key):
         losses = loss_fn(params, batch, key) if random else loss_fn(params, batch)
         return losses.mean()
 
-    def descend(anchor, batches, number):
-        def step(theta, batch_and_key):
-            grads = jax.grad(mean_loss)(theta, *batch_and_key)
-            theta = jax.tree.map(
-                lambda t, g, w: (
-                    t - setting.device_lr * (g + setting.device_prox * (t - w))
-                ),
-                theta,
-                grads,
-                anchor,
-            )
-            return theta, None
+    def step(anchor, carry, batch):
+        theta, key = carry
+        key, noise = jax.random.split(key)
+        grads = jax.grad(mean_loss)(theta, batch, noise)
+        theta = jax.tree.map(
+            lambda t, g, w: t - setting.device_lr * (g + setting.device_prox * (t - w)),
+            theta,
+            grads,
+            anchor,
+        )
+        return theta, key
 
-        step_keys = jax.random.split(jax.random.key(number), setting.device_steps)
-        return jax.lax.scan(step, anchor, (batches, step_keys))[0]
+    return step
+
+
+def _step_by_step(setting: Setting, loss_fn: LossFn) -> Descend:
+    """Each step is a call, as FedJAX's `client_step`."""
+    step, begin = jax.jit(step_of(setting, loss_fn)), jax.jit(jax.random.key)
+
+    def descend(w, samples, places, number):
+        carry = w, begin(number)
+        for place in places:
+            carry = step(w, carry, cut(samples, place))
+        return carry[0]
 
     return descend
 

@@ -30,6 +30,7 @@ def test_schedule_and_sampler_are_what_was_asked_for():
             "--batching=cyclic",
             "--weights=samples",
             "--aggregate=stale",
+            "--nokeep_personal",
             "--teams_per_round=1",
             "--devices_per_round=2",
         )
@@ -41,6 +42,7 @@ def test_schedule_and_sampler_are_what_was_asked_for():
         "batching": "cyclic",
         "weights": "samples",
         "aggregate": "stale",
+        "keep_personal": False,
     }
     assert dataclasses.astuple(built.sampler) == ((2, 3), 1, 2)
     assert fed.team_sizes(built.federation) == (2, 3)

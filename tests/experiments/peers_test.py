@@ -185,6 +185,38 @@ def test_mini_batch_rounds_run_and_are_scored(build, name):
     assert all(0 <= value <= 1 for value in accuracies.values())
 
 
+@pytest.mark.parametrize("name", ["mclr", "cnn"])
+def test_jax_steps_are_the_same_in_one_call_or_in_many(name, monkeypatch):
+    """On mini-batches and with dropout: equal draws, equal models."""
+    plan = Plan((2,), window=2, padding=0, stride=1, hidden=(6,), dropout=0.5)
+    monkeypatch.setitem(PLANS, "mnist", plan)
+    setting, _, params, train, test = problem.__wrapped__(name, batch_size=4)
+    many, one = (
+        peers.PEERS[key](setting, params, train, test, TEAMS)
+        for key in ("jax_loop", "jax_scan")
+    )
+    for peer in (many, one):
+        for _ in range(ROUNDS):
+            peer.one_round()
+    assert_moved_alike(params, many.server(), one.server(), 1e-4)
+
+
+def test_the_jax_loop_hands_over_each_batch_by_itself(monkeypatch):
+    shapes, cut = [], jax_loop.cut
+
+    def counted(samples, places):
+        shapes.append(places.shape)
+        return cut(samples, places)
+
+    monkeypatch.setattr(jax_loop, "cut", counted)
+    setting, _, params, train, test = problem("mclr", 4)
+    exchanges = len(train) * setting.team_steps
+    for key in ("jax_loop", "jax_scan"):
+        peers.PEERS[key](setting, params, train, test, TEAMS).one_round()
+    one_by_one = [(4,)] * exchanges * setting.device_steps
+    assert shapes == one_by_one + [(setting.device_steps, 4)] * exchanges
+
+
 def test_dropout_runs_while_training_only(build, monkeypatch):
     """Full batches are not random, so dropout alone can move the model elsewhere."""
     servers = []

@@ -226,6 +226,13 @@ BAD = [
     (["--dataset=mnist", "--data_dir=/dev/null/data"], ["--data_dir=/dev/null/data"]),
     (["--workdir=/dev/null/run"], ["--workdir=/dev/null/run", "cannot be written"]),
     (["--workdir={foreign}"], ["is not empty and holds no run"]),
+    (["--chips=99"], ["--chips=99", "there are"]),
+    (["--chips=0"], ["--chips", "at least 1"]),
+    (["--device_chunk=0"], ["--device_chunk", "at least 1"]),
+    (["--precision=half"], ["--precision=half", "bfloat16"]),
+    (["--algorithm=local", "--nokeep_personal"], ["--keep_personal", "local"]),
+    (["--distributed", "--chips=1"], ["--chips=1", "--distributed"]),
+    (["--distributed"], ["--distributed", "JAX_COORDINATOR_ADDRESS"]),
     (["extra"], ["unexpected argument 'extra'"]),
     (["--num_round=3"], ["Unknown command line flag 'num_round'"]),
     (["--num_rounds=three"], ["--num_rounds=three"]),
@@ -289,7 +296,7 @@ def assert_one_sentence(done, *words):
     lines = [
         line
         for line in done.stderr.splitlines()
-        if line.strip() and not line.startswith("warning: ")
+        if line.strip() and not line.startswith(("warning: ", "plan: "))
     ]
     # absl adds where help is to be found.
     lines = [line for line in lines if "--helpshort" not in line]

@@ -1,0 +1,74 @@
+"""What each process puts on its own chips; the rows of others are never asked for."""
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
+
+from permfl_jax.types import Batch, Samples
+
+
+def put(array: ArrayLike, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, each chip its part."""
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(
+        whole.shape, sharding, lambda index: whole[index]
+    )
+
+
+def put_samples(samples: Samples, sharding: NamedSharding) -> Samples:
+    """Each chip its own devices' rows, filled up to the most that a chip has.
+
+    Args:
+      samples: on the host; the pool of all devices, or a function that loads.
+      sharding: divides devices, and the rows of the pool, over the chips.
+    """
+    mesh = sharding.mesh
+    count = np.asarray(samples.count).reshape(mesh.size, -1)
+    most, held = int(count.sum(axis=1).max()), count.shape[1]
+
+    def on(chip, number):
+        rows = rows_of(samples, number * held, (number + 1) * held)
+        return jax.device_put(jax.tree.map(lambda x: _fill(x, most), rows), chip)
+
+    own = [
+        on(chip, number)
+        for number, chip in enumerate(mesh.devices.flat)
+        if chip.process_index == jax.process_index()
+    ]
+
+    def join(*parts):
+        shape = (mesh.size * most, *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, list(parts))
+
+    start = (count.cumsum(axis=1) - count).reshape(-1).astype(np.int32)
+    return Samples(
+        pool=jax.tree.map(join, *own),
+        start=put(start, sharding),
+        count=put(samples.count, sharding),
+        max_count=samples.max_count,
+    )
+
+
+def rows_of(samples: Samples, first: int, last: int) -> Batch:
+    """The rows of devices `first : last`, one after another, on the host."""
+    if callable(samples.pool):
+        return samples.pool(first, last)
+    begin = np.concatenate([[0], np.cumsum(samples.count)])
+    rows = slice(int(begin[first]), int(begin[last]))
+    return jax.tree.map(lambda x: np.asarray(x)[rows], samples.pool)
+
+
+def _fill(rows, most):
+    if len(rows) == most:
+        return rows
+    return np.pad(rows, [(0, most - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """A NumPy copy, also of what other processes hold; all processes must ask."""
+    here = not isinstance(array, jax.Array) or array.is_fully_addressable
+    if here or array.is_fully_replicated:
+        return jax.device_get(array)
+    return multihost_utils.process_allgather(array, tiled=True)
