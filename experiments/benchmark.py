@@ -195,6 +195,14 @@ def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
             )
 
 
+def check_writable(path: str) -> None:
+    """Raises `InputError` now, rather than after minutes."""
+    try:
+        open(path, "a", encoding="utf-8").close()
+    except OSError as error:
+        raise InputError(f"--json={path} cannot be written ({error}).") from error
+
+
 # Heading, key and unit of each column, and how it is printed.
 COLUMNS = (
     ("devices", "devices", 1, "d"),
@@ -249,8 +257,10 @@ def benchmark(values: Any) -> None:
     Raises:
       InputError: an unknown name, or a peer that is not installed.
     """
-    check_names("workloads", values.workloads, NAMES)
+    check_names("workloads", values.workloads or [""], NAMES)
     check_names("peers", values.peers, tuple(peers.PEERS))
+    if values.json:
+        check_writable(values.json)
     peer_names = values.peers if values.peer else ()
     for name in peer_names:
         peers.load(name)  # now, rather than after minutes

@@ -68,14 +68,14 @@ flags.DEFINE_bool(
     "keep_personal",
     True,
     "Store every device's model. Without, PM is not stored but adapted from the team's "
-    "model when it is evaluated (PM_adapted): memory for 10^5 devices.",
+    "model when it is evaluated (PM_adapted), and there is no local floor: for memory.",
 )
 flags.DEFINE_integer(
     "device_chunk",
     None,
     "Devices computed at once on each chip: the largest divisor of its devices up to "
-    "this; bounds memory, does not change results. Default: all on GPU and TPU, what "
-    "fits the cache on CPU.",
+    "this; bounds memory, changes results by rounding alone. Default: all on GPU and "
+    "TPU, what fits the cache on CPU.",
 )
 flags.DEFINE_integer(
     "chips", None, "Chips, or CPU cores, to spread devices over. Default: all."

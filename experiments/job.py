@@ -117,7 +117,9 @@ def _before(experiment):
 def floors(experiment: Experiment) -> dict[str, float]:
     """Test accuracy of what needs no cooperation: majority label and local-only."""
     result = {"majority/accuracy": experiment.majority_accuracy}
-    if experiment.config.local_floor and experiment.config.algorithm != "local":
+    config = experiment.config
+    # The floor is a model of its own for every device: just what was not to be stored.
+    if config.local_floor and config.keep_personal and config.algorithm != "local":
         result |= _local_floor(experiment)
     return result
 

@@ -100,7 +100,7 @@ def join() -> None:
     try:
         number, own = (None if text is None else int(text) for text in told)
         jax.distributed.initialize(num_processes=number, process_id=own)
-    except ValueError as error:
+    except (ValueError, IndexError, RuntimeError) as error:
         raise InputError(
             "--distributed found no pod or cluster; set JAX_COORDINATOR_ADDRESS "
             f"(host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID ({error})"

@@ -1,7 +1,7 @@
 """Trains seeds times hyper-parameters of one federation as one program.
 
     python -m experiments.sweep --flagfile=experiments/presets/quickstart.flags \
-        --seeds=0,1,2 --grid=device_lr=0.02,0.05,0.1 --compare
+        --seeds=0,1,2 --grid=device_lr=0.02,0.05,0.1 --workdir=runs/sweep --compare
 
 All flags of `experiments.train` but `--local_floor` and `--distributed` mean the same.
 """
@@ -178,6 +178,8 @@ def run(settings: config.Config, who: Members, compare: bool) -> None:
     if folder.finished:
         print(f"{folder.path} already holds this sweep{folder.by_other_code()}:")
         print(sweep_report.table(folder.finished))
+        if compare:
+            print("--compare: nothing was run, so nothing was timed", file=sys.stderr)
         return
     built = experiment.build(settings)
     if not np.asarray(built.federation.validation.count).any():
@@ -206,8 +208,9 @@ def _plan(whole):
     where = whole.built.federation.placement
     number, megabytes = placement.num_chips(where), whole.planned_bytes() / 1e6
     unit = "CPU core" if placement.platform(where) == "cpu" else "chip"
+    members_ = f"{len(whole.who)} member{'s' * (len(whole.who) > 1)}"
     return (
-        f"plan: {len(whole.who)} members in one program on {number} {unit}"
+        f"plan: {members_} in one program on {number} {unit}"
         f"{'s' * (number > 1)}, {megabytes:,.0f} MB planned on each for samples, "
         "models and work"
     )

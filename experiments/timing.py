@@ -57,7 +57,7 @@ class Ours:
         ).compile()
         self.compile_seconds = time.perf_counter() - begun
         chips = 1 if mesh is None else mesh.size
-        self.predicted_bytes = chips * _planned(self._call)
+        self.predicted_bytes = chips * runner.bytes_of(self._call)
 
     def one_round(self) -> None:
         """One global round; returns when it is done."""
@@ -76,19 +76,6 @@ class Ours:
     def step_seconds(self) -> float:
         """Measured seconds per device step."""
         return seconds(self.one_round) / self.workload.steps_per_round
-
-
-def _planned(call: jax.stages.Compiled) -> int:
-    """Bytes on one chip."""
-    memory = call.memory_analysis()
-    if memory is None:
-        return 0
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes  # results that take the place of arguments
-    )
 
 
 class Ratio(NamedTuple):

@@ -26,7 +26,11 @@ def run(settings: config.Config) -> None:
     if jax.process_index():
         follow(settings)
         return
-    folder = results.Workdir(settings.workdir, vars(settings))
+    try:
+        folder = results.Workdir(settings.workdir, vars(settings))
+    except InputError:
+        machine.agree(True)  # the others have nothing to do
+        raise
     finished = folder.finished or {}
     if machine.agree(bool(finished)):
         print(

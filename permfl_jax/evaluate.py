@@ -17,6 +17,7 @@ _BLOCK = 64  # samples of one device scored together, at most
 # long for the convolutional network, and as long for a linear model.
 _AT_ONCE = {"cpu": 1}
 _AT_ONCE_ELSEWHERE = 16
+_ADAPTED_BYTES = 2**28  # of models that are made, scored and forgotten, on each chip
 # The models that are scored, in the order in which people read them.
 LABELS = {
     "PM": "personal models",
@@ -47,7 +48,7 @@ class Evaluator:
     """
 
     def __init__(self, metrics_fn: Any, federation: Federation):
-        """Prepares the lists of blocks.
+        """Looks at how many samples there are.
 
         Args:
           metrics_fn: `(params, batch) -> {name: [B]}`.
@@ -97,9 +98,18 @@ class Evaluator:
     def _adapted_in_parts(self, adapt):
         """Yields as many devices of each chip at a time as are asked for."""
         where = self._federation.placement
-        size = placement.largest_divisor(self._on_chip, where.device_chunk)
+        everyone = Cohort.everyone(self._federation)
+        all_bytes = sum(
+            x.size * x.dtype.itemsize
+            for x in jax.tree.leaves(jax.eval_shape(adapt, everyone))
+        )
+        most = where.device_chunk
+        if most is None:
+            each = max(all_bytes // len(self._counts["train"]), 1)
+            most = max(_ADAPTED_BYTES // each, 1)
+        size = placement.largest_divisor(self._on_chip, most)
         if size == self._on_chip:
-            yield 0, size, adapt(Cohort.everyone(self._federation))
+            yield 0, size, adapt(everyone)
             return
         team = placement.to_host(self._federation.team)
         own = np.arange(len(team), dtype=np.int32).reshape(-1, self._on_chip)

@@ -21,8 +21,7 @@ _FULL_BATCH_BLOCK = 512
 class Shared(NamedTuple):
     """Models that the devices of a team start from, or are pulled to.
 
-    A device's own row, `cohort.slot`, is taken when the device is computed, so that
-    there is never a copy for every device.
+    A device's row, `cohort.slot`, is taken when it is computed: no copy for each.
 
     Attributes:
       models: leaves `[m, ...]`, one for each team of the round.
@@ -32,7 +31,7 @@ class Shared(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What the L steps of a cohort hang on, the same for every method.
+    """What the L steps of a cohort hang on.
 
     Attributes:
       loss_fn: `(params, batch[, key]) -> losses [B]`.
@@ -67,8 +66,7 @@ def train(
       cohort: which devices these are.
       cursor: `[A]` int32, steps each has taken before.
       start: θ before the steps: leaves `[A, ...]`, or `Shared`.
-      anchor: w, fixed during the steps: leaves `[A, ...]`, or `Shared`; `None` for no
-        pull.
+      anchor: w, fixed during the steps, likewise; `None` for no pull.
 
     Returns:
       θ after L steps, leaves `[A, ...]`, and the mean loss over the steps, `[A]`.
@@ -100,15 +98,14 @@ def train_mean(
     Args:
       steps: the rule.
       cohort: which devices these are.
-      cursor: `[A]` int32, steps each has taken before.
+      cursor: see `train`.
       start: see `train`.
       anchor: see `train`.
       weight: `[A]`, of the mean, from `cohort.weights`.
       num_teams: m, the teams that act.
 
     Returns:
-      The weighted mean of θ over the devices of each team, leaves `[m, ...]`, and the
-      mean loss over the steps, `[A]`.
+      The mean θ of each team's devices, leaves `[m, ...]`, and the losses `[A]`.
     """
     here = cohort.teams_on_chip(num_teams)
 
@@ -124,19 +121,24 @@ def train_mean(
             theta, loss = run(shared, some)
             return tree.add_rows(total, theta, share, own), loss
 
-        groups = jax.tree.map(
-            lambda x: x.reshape(-1, at_once, *x.shape[1:]), (devices, share, own)
+        def add_block(total, block):
+            part, loss = jax.lax.scan(add, zero, block)
+            return jax.tree.map(jnp.add, total, part), loss
+
+        per_block = tree.largest_divisor(len(share) // at_once, 256)  # as segment_sum
+        blocks = jax.tree.map(
+            lambda x: x.reshape(-1, per_block, at_once, *x.shape[1:]),
+            (devices, share, own),
         )
-        first = jax.tree.map(lambda x: x[0, 0], groups[0])
+        first = jax.tree.map(lambda x: x[0], devices)
         one = jax.eval_shape(_descend(steps, pool), shared, first)[0]
         zero = jax.tree.map(lambda x: jnp.zeros((here, *x.shape), x.dtype), one)
-        mean, loss = jax.lax.scan(add, zero, groups)
+        mean, loss = jax.lax.scan(add_block, zero, blocks)
         return cohort.sum_over_chips(mean), loss.reshape(-1)
 
     specs = (cohort.team_spec, placement.BY_DEVICE)
-    return _per_chip(
-        on_chip, specs, steps, cohort, cursor, start, anchor, weight, cohort.slot
-    )
+    more = (weight, cohort.slot)
+    return _per_chip(on_chip, specs, steps, cohort, cursor, start, anchor, *more)
 
 
 class _Devices(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from permfl_jax import batches, keys
+from permfl_jax import batches, keys, placement
 from permfl_jax.local import weighted_sum
 from permfl_jax.types import Federation, LossFn, Params
 
@@ -50,9 +50,13 @@ def measure(
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
       params: the initial model.
-      federation: the data.
+      federation: the data, not spread over chips.
       key: for the start of the power iteration.
+
+    Raises:
+      InputError: the federation is spread over chips.
     """
+    placement.check_unplaced(federation)
     team = np.asarray(federation.team)
     chosen = _choose(team)
     block = _block(params, len(chosen), federation.train.max_count)

@@ -10,16 +10,19 @@ rows a device's samples are, who its team is.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from permfl_jax import hosts
 from permfl_jax.errors import InputError
+from permfl_jax.meshes import choose_mesh as choose_mesh
+from permfl_jax.meshes import even
+from permfl_jax.tree import largest_divisor as largest_divisor
 from permfl_jax.types import Federation, Placement, State
 
 # How an array lies on the mesh, by its leading axis.
@@ -31,8 +34,6 @@ EVERYWHERE = PartitionSpec()
 # more fall out of it, fewer leave small models waiting for calls. Other chips want all
 # devices in one batched product. Measured in docs/performance.md.
 _CPU_CACHE_BYTES = 2**18
-# Chips that would hold this much more than an equal share of the samples are not used.
-_MOST_PADDING = 1.25
 
 
 def num_chips(placement: Placement) -> int:
@@ -113,82 +114,11 @@ def devices_at_once(placement: Placement, num_devices: int, step_bytes: int) -> 
     return largest_divisor(num_devices, max(most, 1))
 
 
-def largest_divisor(number: int, most: int | None) -> int:
-    """Of `number`, up to `most`: equal parts, so that nothing compiles twice."""
-    most = number if most is None else min(most, number)
-    return next(n for n in range(most, 0, -1) if number % n == 0)
-
-
 def platform(placement: Placement) -> str:
     """`cpu`, `gpu` or `tpu`."""
     if placement.mesh is None:
         return jax.default_backend()
     return placement.mesh.devices.flat[0].platform
-
-
-def choose_mesh(
-    federation: Federation, chips: Sequence[jax.Device] | None = None
-) -> Mesh | None:
-    """The largest mesh that divides the federation evenly; `None` for one chip.
-
-    Args:
-      federation: on the host.
-      chips: default: all chips of all processes.
-
-    Returns:
-      Rows divide the teams, with as many devices in each row, where that is possible:
-      then a team mean needs no message between rows. Chips beyond the largest divisor
-      of the number of devices stay idle, and so do chips when samples are so unequal
-      that storing them per chip would take a quarter more memory than there is. Every
-      process lends as many chips; the chips of a process stand together.
-
-    Raises:
-      InputError: there are several processes, and no such mesh has chips of all.
-    """
-    by_process: dict[int, list[jax.Device]] = {}
-    for chip in jax.devices() if chips is None else chips:
-        by_process.setdefault(chip.process_index, []).append(chip)
-    processes = [by_process[index] for index in sorted(by_process)]
-    sizes = np.bincount(np.asarray(federation.team))
-    count = np.asarray(federation.train.count)
-    for each in range(min(map(len, processes)), 0, -1):
-        number = each * len(processes)
-        if number > 1 and _fits(count, number):
-            rows = _rows(sizes, number, len(processes))
-            lent = [chip for own in processes for chip in own[:each]]
-            grid = np.asarray(lent).reshape(rows, -1)
-            return Mesh(grid, ("team", "device"), axis_types=(AxisType.Auto,) * 2)
-    if len(processes) > 1:
-        raise InputError(
-            f"{len(count)} devices cannot be divided over {len(processes)} processes: "
-            "their number, or their samples, would be too unequal; start fewer."
-        )
-    return None
-
-
-def _fits(count, number):
-    """As many devices on each of so many chips, and about as many rows."""
-    if len(count) % number:
-        return False
-    rows = count.reshape(number, -1).sum(axis=1)
-    return rows.max() * number <= _MOST_PADDING * max(count.sum(), 1)
-
-
-def _rows(sizes, number, processes):
-    """The most rows that divide the chips and the teams, with equal devices in each.
-
-    Rather fewer where a row then lies within one process.
-    """
-    fit = [r for r in range(1, number + 1) if number % r == 0 and _even(sizes, r)]
-    return max(fit, key=lambda rows: (rows % processes == 0, rows))
-
-
-def _even(sizes, rows):
-    """As many teams in each row, and as many devices."""
-    if len(sizes) % rows:
-        return False
-    in_row = sizes.reshape(rows, -1).sum(axis=1)
-    return bool((in_row == in_row[0]).all())
 
 
 def place(
@@ -208,8 +138,10 @@ def place(
       own devices' samples, filled up to the most that a chip has.
 
     Raises:
-      InputError: the mesh does not divide the federation evenly, `device_chunk` < 1.
+      InputError: the mesh does not divide the federation evenly, `device_chunk` < 1,
+        or the federation is on a mesh already.
     """
+    check_unplaced(federation)
     if device_chunk is not None and device_chunk < 1:
         raise InputError(f"--device_chunk must be at least 1, got {device_chunk}.")
     placement = Placement(mesh, device_chunk)
@@ -227,11 +159,20 @@ def place(
     )
 
 
+def check_unplaced(federation: Federation) -> None:
+    """Raises `InputError` if `start` no longer counts from the first of all samples."""
+    if federation.placement.mesh is not None:
+        raise InputError(
+            "this federation is spread over chips already; give the one that "
+            "from_arrays, from_loader or assemble.build returned."
+        )
+
+
 def _check_mesh(team, mesh):
     if mesh.axis_names != ("team", "device"):
         raise InputError(f"mesh has axes {mesh.axis_names}, not ('team', 'device').")
     rows, sizes = mesh.shape["team"], np.bincount(team)
-    if len(team) % mesh.size or not _even(sizes, rows):
+    if len(team) % mesh.size or not even(sizes, rows):
         raise InputError(
             f"a mesh of {rows} x {mesh.shape['device']} chips does not divide "
             f"{len(sizes)} teams with {len(team)} devices evenly; use "

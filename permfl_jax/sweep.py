@@ -7,6 +7,10 @@ Axis letters, beside those of `permfl_jax.types`:
 
 A sweep has R·H members. Settings under one seed share its draws: who takes part and
 which samples a batch holds are found, and the samples fetched, once for all H.
+
+On several chips, devices are divided as for one run (`permfl_jax.placement`), each chip
+with its devices of all members. Dividing members instead would copy all samples to
+every chip and need as many members as chips; on two it was no faster (within 6 %).
 """
 
 import functools

@@ -13,6 +13,15 @@ from permfl_jax.types import Params
 # when devices are sharded. It costs 2·M·A·P operations, against 4·L·B·A·P or more for
 # the local steps, so beyond some hundred teams a scatter-add of A·P is cheaper.
 _ONE_HOT_TEAMS = 512
+# Rows are added in blocks of up to this many, then the blocks: in float32, one long sum
+# over 10^5 devices of a team ends 5e-4 away from the mean of equal rows.
+_SUM_BLOCK = 256
+
+
+def largest_divisor(number: int, most: int | None) -> int:
+    """Of `number`, up to `most`: equal parts, so that nothing compiles twice."""
+    most = number if most is None else min(most, number)
+    return next(n for n in range(most, 0, -1) if number % n == 0)
 
 
 def take(tree: Params, index: jax.Array | None) -> Params:
@@ -97,6 +106,25 @@ def segment_sum(
     tree: Params, weight: jax.Array, segment: jax.Array, num_segments: int
 ) -> Params:
     """Weighted sum of the rows of each segment; arguments as `segment_mean`."""
+    size = largest_divisor(len(segment), _SUM_BLOCK)
+    if size == len(segment) or 16 * size < _SUM_BLOCK:
+        return _block_sum(tree, weight, segment, num_segments)
+
+    def add(total, block):
+        rows, weight, segment = block
+        part = _block_sum(rows, weight, segment, num_segments)
+        return jax.tree.map(jnp.add, total, part), None
+
+    blocks = jax.tree.map(
+        lambda x: x.reshape(-1, size, *x.shape[1:]), (tree, weight, segment)
+    )
+    zero = jax.tree.map(
+        lambda x: jnp.zeros((num_segments, *x.shape[1:]), x.dtype), tree
+    )
+    return jax.lax.scan(add, zero, blocks)[0]
+
+
+def _block_sum(tree, weight, segment, num_segments):
     if num_segments <= _ONE_HOT_TEAMS:
         members = jax.nn.one_hot(segment, num_segments, axis=0, dtype=weight.dtype)
         return jax.tree.map(lambda x: _product(members * weight[None], x), tree)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "permfl_jax"
 FLOORS = [
     {"errors", "types"},
     {"schedule", "hparams", "keys", "tree", "shuffle", "batches", "theory"},
-    {"hosts", "placement", "pooling"},
+    {"hosts", "meshes", "placement", "pooling"},
     {"weighting", "cohort", "participation", "local", "split", "federation", "task"},
     {"models"},
     {"data", "partitions", "teams", "measure"},

@@ -232,3 +232,13 @@ def test_rows_are_added_to_their_segments(num_segments):
         for row, w, place in zip(rows[name], weight, segment, strict=True):
             expected[place] += w * row
         np.testing.assert_allclose(result[name], expected, rtol=1e-13, atol=1e-15)
+
+
+def test_long_sums_keep_their_digits():
+    """Equal rows have that row as mean; one long float32 sum is 4e-5 away."""
+    row = np.random.default_rng(2).normal(size=5).astype(np.float32)
+    rows = jnp.asarray(np.tile(row, (10_000, 1)))
+    weight, segment = jnp.ones(10_000, jnp.float32), jnp.zeros(10_000, jnp.int32)
+    mean = jax.jit(tree.segment_mean, static_argnums=3)(rows, weight, segment, 2)
+    np.testing.assert_allclose(mean[0], row, rtol=2e-6)
+    np.testing.assert_array_equal(mean[1], np.zeros(5))

@@ -128,7 +128,8 @@ def _pool(x, window, stride):
     largest, *others = _shifts(x, window, stride)
     place = jnp.zeros(largest.shape, jnp.uint8)
     for index, shifted in enumerate(others, start=1):
-        larger = shifted > largest
+        # Nothing is larger than NaN, which must show.
+        larger = (shifted > largest) | jnp.isnan(shifted)
         largest = jnp.where(larger, shifted, largest)
         place = jnp.where(larger, jnp.uint8(index), place)
     return largest, place

@@ -146,12 +146,19 @@ def test_it_fails_when_all_diverge(tmp_path):
     assert not (folder / "summary.json").exists()
 
 
-def test_adapted_models_are_scored_for_each_member(tmp_path):
+def test_models_are_adapted_with_the_numbers_of_their_member(tmp_path):
     flags = ("--devices_per_round=1", "--nokeep_personal", "--eval_every=3")
     done = call("sweep", *SWEEP, *flags, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path / "run" / "sweep.jsonl")
     assert len({row["PM_adapted/loss"] for row in found}) == 4
+    alone = ("--hparam=device_lr=0.1", "--nolocal_floor")
+    done = call("train", *alone, *flags, f"--workdir={tmp_path / 'alone'}")
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(tmp_path / "alone" / "metrics.jsonl")
+    assert found[1]["PM_adapted/loss"] == pytest.approx(
+        row["PM_adapted/loss"], rel=1e-5
+    )
 
 
 BAD = [

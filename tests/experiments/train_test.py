@@ -147,6 +147,14 @@ def test_divergence_stops_the_run_and_keeps_what_was_measured(tmp_path):
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_without_personal_models_pm_is_adapted(tmp_path):
+    done = train(*SMALL, "--nokeep_personal", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "personal, adapted now" in done.stdout
+    assert "each device alone" not in done.stdout
+    assert {"PM_adapted/accuracy", "GM/accuracy"} <= rows(tmp_path / "run")[-1].keys()
+
+
 def test_real_mnist(shared_data, tmp_path):
     done = train(
         *SMALL,

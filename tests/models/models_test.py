@@ -386,3 +386,9 @@ def test_hidden_layers_are_one_or_two_of_some_width(hidden):
 def test_every_model_gives_the_classes_asked_for():
     for name in models.MODELS:
         assert models.build(name, spec()).num_classes == 10
+
+
+def test_a_pool_shows_a_nan_wherever_it_stands():
+    for place in range(4):
+        x = jnp.arange(4.0).at[place].set(jnp.nan).reshape(2, 1, 2, 1)
+        assert np.isnan(layers.max_pool(x, 2, 1)).all()
