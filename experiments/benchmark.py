@@ -6,7 +6,8 @@ For each of the issue's workloads W1 to W5: compile time, steady time, FLOP/s an
 bytes/s, the fraction of the roofline floor (`experiments.roofline`) and memory. With
 `--peer`, the same rounds by PyTorch and by a JAX loop over devices
 (`experiments.peers`). `participation`, `ragged` and `compile` show what absent devices,
-unequal sizes and larger federations cost.
+unequal sizes and larger federations cost; `methods`, what a gradient of each method
+costs beside one of PerMFL.
 
 Every ratio is a median over pairs measured in turn in this process.
 """
@@ -21,10 +22,12 @@ import jax
 from absl import app, flags, logging
 
 from experiments import machine, peers, roofline, timing, workloads
+from experiments.benchmark_report import Figures, report
+from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 
 FIXED = {w.name: w for w in (workloads.W1, workloads.W2, workloads.W3, workloads.W5)}
-NAMES = ("W1", "W2", "W3", "W4", "W5", "participation", "ragged", "compile")
+NAMES = ("W1", "W2", "W3", "W4", "W5", "participation", "ragged", "compile", "methods")
 
 flags.DEFINE_list("workloads", list(NAMES), "Which to run.")
 flags.DEFINE_boolean("peer", False, "Also run the peers, on W1, W2, W3 and W5.")
@@ -36,7 +39,6 @@ flags.DEFINE_integer(
 flags.DEFINE_string("json", None, "Also write the figures to this file.")
 flags.adopt_module_key_flags(machine)
 
-Figures = dict[str, Any]
 Contest = tuple[Callable[[], object], Callable[[], object]]  # theirs, ours
 
 
@@ -144,6 +146,19 @@ def rounds_over(
     return told(ratios)
 
 
+def methods(workload: workloads.Workload, pairs: int) -> Figures:
+    """Seconds per gradient of a device, of each method over PerMFL's."""
+    ratios, permfl = {}, timing.Ours(workload)
+    permfl.one_round()
+    for name, method in algorithms.ALGORITHMS.items():
+        say(name)
+        ours = timing.Ours(workload, name)
+        ours.one_round()
+        found = compare(ours.one_round, permfl.one_round, pairs)
+        ratios[name] = timing.Ratio(*(x / method.gradients for x in found))
+    return told(ratios)
+
+
 def compile_seconds(cases: Sequence[workloads.Workload]) -> Figures:
     """Seconds to compile a round of each case, and of M, N, K, L times two."""
     return {
@@ -176,6 +191,8 @@ def run(
             figures[name] = rounds_over(few, workloads.MANY, pairs)
         elif name == "ragged":
             figures[name] = rounds_over(workloads.RAGGED, workloads.EVEN, pairs)
+        elif name == "methods":
+            figures[name] = methods(workloads.EVEN, pairs)
         else:
             figures[name] = compile_seconds((workloads.W1, workloads.W2))
     return figures
@@ -201,54 +218,6 @@ def check_writable(path: str) -> None:
         open(path, "a", encoding="utf-8").close()
     except OSError as error:
         raise InputError(f"--json={path} cannot be written ({error}).") from error
-
-
-# Heading, key and unit of each column, and how it is printed.
-COLUMNS = (
-    ("devices", "devices", 1, "d"),
-    ("compile s", "compile_seconds", 1, ".1f"),
-    ("s/round", "round_seconds", 1, ".3f"),
-    ("steps/s", "device_steps_per_second", 1, ".0f"),
-    ("µs/step", "device_step_us", 1, ".1f"),
-    ("GFLOP/s", "flops_per_second", 1e9, ".1f"),
-    ("GB/s", "bytes_per_second", 1e9, ".2f"),
-    ("floor µs", "floor_us", 1, ".1f"),
-    ("of floor", "floor_fraction", 1, ".2f"),
-    ("MB planned", "predicted_bytes", 1e6, ".0f"),
-    ("MB peak", "peak_bytes", 1e6, ".0f"),
-)
-
-
-def report(figures: dict[str, Figures], host: Figures) -> str:
-    """All figures as text: a table, and ratios and other numbers below it."""
-    lines = [
-        f"{len(host['chips'])} x {host['chips'][0]}, {host['precision']}; at most "
-        f"{host['flops_per_second'] / 1e9:.0f} GFLOP/s (product), "
-        f"{host['bytes_per_second'] / 1e9:.1f} GB/s (pass over memory)",
-        f"{'':10}" + "".join(f"{head:>11}" for head, *_ in COLUMNS),
-    ]
-    notes = []
-    for name, found in figures.items():
-        rows = {name: found}
-        rows |= {f"{name}/{k}": v for k, v in found.items() if isinstance(v, dict)}
-        for label, row in rows.items():
-            if "device_step_us" in row:
-                lines.append(f"{label:10}" + "".join(_cells(row)))
-        notes += [
-            f"{name} {label}: {spread['median']:.3g} "
-            f"({spread['min']:.3g} to {spread['max']:.3g})"
-            for label, spread in found.get("spread", {}).items()
-        ]
-        if name == "compile":
-            notes += [f"compile {label}: {s:.2f} s" for label, s in found.items()]
-    return "\n".join([*lines, *notes])
-
-
-def _cells(row: Figures) -> list[str]:
-    return [
-        f"{row[key] / unit if unit != 1 else row[key]:>11{form}}"
-        for _, key, unit, form in COLUMNS
-    ]
 
 
 def benchmark(values: Any) -> None:

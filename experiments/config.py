@@ -7,8 +7,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import machine
-from permfl_jax import algorithms, data, models, partitions, teams
+from experiments import data_flags, machine
+from permfl_jax import algorithms, models
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS, check_count
@@ -23,21 +23,12 @@ _HPARAMS = "; ".join(
     for name, method in algorithms.ALGORITHMS.items()
 )
 
-flags.DEFINE_string("dataset", "digits", f"One of: {_names(data.DATASETS)}.")
 flags.DEFINE_string("model", "mclr", f"One of: {_names(models.MODELS)}.")
 flags.DEFINE_string("algorithm", "permfl", f"One of: {_names(algorithms.ALGORITHMS)}.")
 flags.DEFINE_integer("num_teams", 4, "Teams M.")
 flags.DEFINE_list(
     "devices_per_team", ["10"], "Devices in each team: one number, or M of them."
 )
-flags.DEFINE_integer("classes_per_device", 2, "Classes each device holds (paper).")
-flags.DEFINE_string(
-    "partition",
-    None,
-    f"How samples go to devices: {_names(partitions.PARTITIONS)}. Default: natural "
-    "where the dataset knows its owners (synthetic), else paper.",
-)
-flags.DEFINE_string("team_formation", "random", f"One of: {_names(teams.FORMATIONS)}.")
 flags.DEFINE_integer("num_rounds", 100, "Global rounds T.")
 flags.DEFINE_integer("team_steps", 10, "Team rounds K per global round.")
 flags.DEFINE_integer("device_steps", 20, "Device steps L per team round.")
@@ -89,15 +80,6 @@ flags.DEFINE_bool(
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_float("l2", 0.0, "Adds l2/2 |params|^2 to the loss of every sample.")
 flags.DEFINE_list("hidden", [], "Widths of dnn's one or two hidden layers.")
-flags.DEFINE_float("validation_fraction", 0.10, "Of each device's samples.")
-flags.DEFINE_float("test_fraction", 0.15, "Of each device's samples.")
-flags.DEFINE_float(
-    "synthetic_alpha",
-    0.5,
-    "Spread of models (dataset synthetic); as published, it moves "
-    "all classes alike and so no label.",
-)
-flags.DEFINE_float("synthetic_beta", 0.5, "Spread of inputs (dataset synthetic).")
 flags.DEFINE_bool(
     "local_floor", True, "Also train every device alone with the same steps, as floor."
 )
@@ -107,11 +89,7 @@ flags.DEFINE_string(
     "Folder for results; {seed} stands for the seed. Default: "
     "runs/DATASET_MODEL_ALGORITHM_SEED.",
 )
-flags.DEFINE_string("data_dir", None, "Prepared data. Default: ~/.cache/permfl_jax.")
-flags.DEFINE_string(
-    "manual_dir", None, "Folder with one folder of raw files per dataset (offline)."
-)
-
+flags.adopt_module_key_flags(data_flags)
 flags.adopt_module_key_flags(machine)
 
 
@@ -126,9 +104,14 @@ class Config:
     model: str
     algorithm: str
     team_sizes: tuple[int, ...]
-    classes_per_device: int
     partition: str | None
-    team_formation: str
+    team_formation: str | None
+    classes_per_device: int
+    dirichlet_alpha: float
+    team_alpha: float
+    device_alpha: float
+    quantity_sigma: float
+    min_samples: int
     num_rounds: int
     team_steps: int
     device_steps: int
@@ -153,6 +136,7 @@ class Config:
     test_fraction: float
     synthetic_alpha: float
     synthetic_beta: float
+    text_features: int
     local_floor: bool
     workdir: str
     data_dir: str | None

@@ -20,6 +20,7 @@ from permfl_jax import (
 )
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
+from permfl_jax.partitions.ownership import Ownership
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation
 
@@ -31,6 +32,7 @@ class Experiment(NamedTuple):
       config: the flags.
       federation: devices, samples, teams.
       report: what the partition used.
+      ownership: who has which rows of the dataset.
       task: model, loss, scores.
       schedule: K, L, batches, weights.
       sampler: who takes part.
@@ -43,6 +45,7 @@ class Experiment(NamedTuple):
     config: Config
     federation: Federation
     report: dict[str, Any]
+    ownership: Ownership
     task: task.Task
     schedule: Schedule
     sampler: Sampler
@@ -74,7 +77,7 @@ def build(config: Config) -> Experiment:
     )
     rounds_per_call(config)
     examples = _load(config)
-    devices, report = _deal(config, examples)
+    devices, report, ownership = _deal(config, examples)
     if not np.asarray(devices.test.count).any():
         raise InputError(
             f"--test_fraction={config.test_fraction} leaves no device a test sample; "
@@ -85,6 +88,7 @@ def build(config: Config) -> Experiment:
         config=config,
         federation=devices,
         report=report,
+        ownership=ownership,
         task=classify,
         schedule=schedule,
         sampler=sampler,
@@ -100,13 +104,17 @@ def _deal(config, examples):
         return assemble.build(
             examples,
             team_sizes=config.team_sizes,
-            partition=config.partition
-            or ("paper" if examples.device is None else "natural"),
+            partition=config.partition,
             formation=config.team_formation,
-            classes_per_device=config.classes_per_device,
             validation_fraction=config.validation_fraction,
             test_fraction=config.test_fraction,
             seed=config.seed,
+            classes_per_device=config.classes_per_device,
+            dirichlet_alpha=config.dirichlet_alpha,
+            team_alpha=config.team_alpha,
+            device_alpha=config.device_alpha,
+            quantity_sigma=config.quantity_sigma,
+            min_samples=config.min_samples,
         )
 
 
@@ -141,6 +149,7 @@ def _load(config):
         num_devices=config.num_devices,
         alpha=config.synthetic_alpha,
         beta=config.synthetic_beta,
+        text_features=config.text_features,
         data_dir=config.data_dir,
         manual_dir=config.manual_dir,
     )

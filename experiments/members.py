@@ -67,7 +67,7 @@ def members(
     product = itertools.product(*axes.values())
     settings = tuple(dict(zip(axes, values, strict=True)) for values in product)
     return Members(
-        seeds=_seeds(seeds),
+        seeds=read_seeds(seeds),
         axes=axes,
         settings=settings,
         hparams=tuple(method(**{**vars(given), **setting}) for setting in settings),
@@ -85,8 +85,17 @@ def _numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
     return values
 
 
-def _seeds(texts: Sequence[str]) -> tuple[int, ...]:
-    flag = f"--seeds={','.join(texts)}"
+def read_seeds(texts: Sequence[str], flag: str = "seeds") -> tuple[int, ...]:
+    """Seeds as whole numbers.
+
+    Args:
+      texts: as the user wrote them.
+      flag: its name, for mistakes.
+
+    Raises:
+      InputError: none, not a whole number below 2^32, or one given twice.
+    """
+    flag = f"--{flag}={','.join(texts)}"
     try:
         values = tuple(int(text) for text in texts)
     except ValueError:

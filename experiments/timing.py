@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax
 
 from experiments import workloads
-from permfl_jax import evaluate, placement, runner
-from permfl_jax.algorithms.permfl import HParams, permfl
+from permfl_jax import algorithms, evaluate, placement, runner
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
@@ -30,14 +29,15 @@ class Ours:
         temporaries of a round; 0 where a back end tells none.
     """
 
-    def __init__(self, workload: workloads.Workload):
+    def __init__(self, workload: workloads.Workload, algorithm: str = "permfl"):
         """Makes the data, places it and compiles; runs nothing yet."""
+        method = algorithms.get(algorithm)
         data = workloads.federation_of(workload)
         mesh = placement.choose_mesh(data)
         self.workload = workload
         self._data = placement.place(data, mesh)
         task = workloads.task_of(workload)
-        self._algorithm = permfl(
+        self._algorithm = method.factory(
             task.loss,
             Schedule(
                 team_steps=workload.team_steps,
@@ -46,7 +46,7 @@ class Ours:
             ),
             Sampler(workload.team_sizes, None, workload.devices_per_round),
         )
-        self._key, self._hparams = jax.random.key(0), HParams().traced()
+        self._key, self._hparams = jax.random.key(0), method.hparams().traced()
         self._evaluator = evaluate.Evaluator(task.metrics, self._data)
         self._state = runner.start(
             self._algorithm, workloads.start_params(workload), self._data

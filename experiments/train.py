@@ -41,6 +41,7 @@ def run(settings: config.Config) -> None:
     built = experiment.build(settings)
     replaced = folder.unfinished_rows()
     folder.write_config({"partition": built.report})
+    folder.write_partition(built.ownership)
     if replaced:
         print(f"starting over: {replaced} evaluations replaced", file=sys.stderr)
     for warning in job.advice(built):

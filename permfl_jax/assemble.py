@@ -1,32 +1,49 @@
 """A `Federation` from a dataset: partition, teams, split."""
 
-import hashlib
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from permfl_jax.data.examples import Examples
 from permfl_jax.errors import InputError
 from permfl_jax.federation import from_arrays
-from permfl_jax.partitions import FOLLOW_WINDOWS, PARTITIONS
+from permfl_jax.partitions import FOLLOW_WINDOWS, MAKE_TEAMS, PARTITIONS
+from permfl_jax.partitions.ownership import Ownership, digest
 from permfl_jax.partitions.partition import PartitionOptions, sliding_windows
 from permfl_jax.split import split
 from permfl_jax.teams import FORMATIONS
 from permfl_jax.types import Federation
 
 
+class Assembled(NamedTuple):
+    """What `build` makes.
+
+    Attributes:
+      federation: with pools `{'x': [S', ...], 'y': [S']}`.
+      report: that of the partition; `partition` and `formation`, their names; `team`,
+        the team of each device before sorting; and `sha256`, the digest of
+        `ownership`.
+      ownership: who has which rows of the dataset, and in which team.
+    """
+
+    federation: Federation
+    report: dict[str, Any]
+    ownership: Ownership
+
+
 def build(
     examples: Examples,
     *,
     team_sizes: Sequence[int],
-    partition: str = "paper",
-    formation: str = "random",
-    classes_per_device: int = 2,
+    partition: str | None = None,
+    formation: str | None = None,
     validation_fraction: float = 0.10,
     test_fraction: float = 0.15,
     seed: int = 0,
-) -> tuple[Federation, dict[str, Any]]:
+    **numbers: Any,
+) -> Assembled:
     """Makes a federation of a dataset: partition, teams, split.
 
     The three steps draw from streams of their own, so another formation leaves the
@@ -34,47 +51,58 @@ def build(
     fraction leaves the teams.
 
     Args:
-      examples: has `x` `[S, ...]`, `y` `[S]` integers, `num_classes`, and `device`
-        `[S]` integers or `None`, the owners that the dataset names.
+      examples: a dataset.
       team_sizes: `[M]`, devices of each team.
-      partition: a key of `PARTITIONS`.
-      formation: a key of `FORMATIONS`.
-      classes_per_device: J; ignored by partitions that do not follow windows.
+      partition: a key of `PARTITIONS`; by default `default_partition`.
+      formation: a key of `FORMATIONS`; by default `default_formation`.
       validation_fraction: see `split`.
       test_fraction: see `split`.
       seed: a non-negative integer.
+      **numbers: those of `PartitionOptions`, for instance `classes_per_device`; each
+        is ignored by partitions that do not read it.
 
     Returns:
-      The federation, with pools `{'x': [S', ...], 'y': [S']}`, and a report: that of
-      the partition, `team`, the team of each device before sorting, and `sha256` of
-      that list and of who has which rows of `examples` in which part.
+      The federation, a report and who has what.
 
     Raises:
       InputError: for an unknown name, or what the three steps refuse.
     """
-    sizes = _check_team_sizes(team_sizes)
+    partition = partition or default_partition(examples)
+    formation = formation or default_formation(partition)
+    sizes = tuple(int(size) for size in team_sizes)
+    options = PartitionOptions(team_sizes=sizes, **numbers)
     cut = _look_up("--partition", partition, PARTITIONS)
     form = _look_up("--team_formation", formation, FORMATIONS)
-    windows = _windows(partition, formation, form, sizes, classes_per_device, examples)
-    options = PartitionOptions(num_devices=sum(sizes), class_windows=windows)
+    windows = _windows(partition, formation, form, options, examples.num_classes)
+    options = dataclasses.replace(options, class_windows=windows)
     indices, report = cut(np.random.default_rng([seed, 1]), examples, options)
     counts = _label_counts(examples, indices)
     team = form.assign(np.random.default_rng([seed, 2]), counts, sizes)
     rng = np.random.default_rng([seed, 3])
     parts = split(rng, indices, validation_fraction, test_fraction)
-    train, validation, test = ([_take(examples, d) for d in part] for part in parts)
-    report = {**report, "team": team.tolist(), "sha256": _digest(parts, team)}
-    devices = from_arrays(
-        train, team, validation=validation, test=test, num_classes=examples.num_classes
-    )
-    return devices, report
+    ownership = Ownership(*parts, team=team)
+    report |= {"partition": partition, "formation": formation}
+    report |= {"team": team.tolist(), "sha256": digest(ownership)}
+    return Assembled(_federation(examples, ownership), report, ownership)
 
 
-def _windows(partition, formation, form, sizes, classes_per_device, examples):
+def default_partition(examples: Examples) -> str:
+    """`natural` or `domains` where the dataset names owners or groups, else `paper`."""
+    if examples.device is not None:
+        return "natural"
+    return "paper" if examples.group is None else "domains"
+
+
+def default_formation(partition: str) -> str:
+    """`consecutive` for a partition that makes teams, which `random` would destroy."""
+    return "consecutive" if partition in MAKE_TEAMS else "random"
+
+
+def _windows(partition, formation, form, options, num_classes):
     """The classes each device may hold; `None` if the partition does not ask."""
     if partition in FOLLOW_WINDOWS:
         choose = form.class_windows or _sliding
-        return choose(sizes, classes_per_device, examples.num_classes)
+        return choose(options.team_sizes, options.classes_per_device, num_classes)
     if form.class_windows is not None:
         raise InputError(
             f"--team_formation={formation} chooses the classes of each device, which "
@@ -82,16 +110,6 @@ def _windows(partition, formation, form, sizes, classes_per_device, examples):
             f"{sorted(FOLLOW_WINDOWS)} or another --team_formation."
         )
     return None
-
-
-def _check_team_sizes(sizes):
-    sizes = tuple(int(size) for size in sizes)
-    if not sizes or min(sizes) < 1:
-        raise InputError(
-            f"Teams of {list(sizes)} devices were asked for, but at least one team is "
-            "needed and at least one device in each (--devices_per_team)."
-        )
-    return sizes
 
 
 def _look_up(flag, name, registry):
@@ -113,16 +131,16 @@ def _label_counts(examples, indices):
     )
 
 
-def _take(examples, rows):
-    return {"x": examples.x[rows], "y": examples.y[rows]}
-
-
-def _digest(parts, team):
-    """SHA-256 of everything that was drawn, the same on every machine."""
-    digest = hashlib.sha256()
-    for part in parts:
-        # The sizes too: they say where one device ends and the next begins.
-        for rows in ([len(device) for device in part], *part):
-            digest.update(np.asarray(rows, "<i8").tobytes())
-    digest.update(np.asarray(team, "<i8").tobytes())
-    return digest.hexdigest()
+def _federation(examples, ownership):
+    *parts, team = ownership
+    train, validation, test = (
+        [{"x": examples.x[rows], "y": examples.y[rows]} for rows in part]
+        for part in parts
+    )
+    return from_arrays(
+        train,
+        team,
+        validation=validation,
+        test=test,
+        num_classes=examples.num_classes,
+    )

@@ -36,6 +36,12 @@ class Cohort:
         """All devices of all teams."""
         return cls(None, federation.team, None, placement=federation.placement)
 
+    def as_one_team(self) -> "Cohort":
+        """The same devices under one team, the server."""
+        return dataclasses.replace(
+            self, slot=jnp.zeros_like(self.slot), all_teams=False
+        )
+
     def weights(self, device_weight: jax.Array) -> jax.Array:
         """`[D]` weights of all devices to `[A]` of these, 0 in unused places."""
         weight = self.take(device_weight)

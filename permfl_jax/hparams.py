@@ -49,8 +49,22 @@ def _number(setting: str, text: str) -> float:
     return value
 
 
-def require(name: str, value: float | None, *, above: float | None = None) -> None:
+def require(
+    name: str,
+    value: float | None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
     """Checks one hyper-parameter: at least 0, or strictly above `above`.
+
+    Args:
+      name: of the hyper-parameter.
+      value: `None` is always allowed.
+      above: what it must be above, instead of at least 0.
+      below: what it must be below, if anything.
+      most: what it may be at most, if anything.
 
     Raises:
       InputError: naming the parameter, its value and what is allowed.
@@ -61,7 +75,15 @@ def require(name: str, value: float | None, *, above: float | None = None) -> No
         raise InputError(
             f"--hparam={name} must be a number of at most {LARGEST:g}, got {value}."
         )
-    if above is not None and value <= above:
-        raise InputError(f"--hparam={name} must be above {above:g}, got {value:g}.")
-    if above is None and value < 0:
-        raise InputError(f"--hparam={name} must be at least 0, got {value:g}.")
+    fits = value >= 0 if above is None else value > above
+    allowed = ["at least 0" if above is None else f"above {above:g}"]
+    if below is not None:
+        fits &= value < below
+        allowed.append(f"below {below:g}")
+    if most is not None:
+        fits &= value <= most
+        allowed.append(f"at most {most:g}")
+    if not fits:
+        raise InputError(
+            f"--hparam={name} must be {' and '.join(allowed)}, got {value:g}."
+        )

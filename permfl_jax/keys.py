@@ -5,7 +5,7 @@ Nothing random hangs on how rounds are grouped into calls or on who else takes p
 
 import jax
 
-_BATCHES, _PARTICIPATION, _PERSONALIZE, _INIT, _MEASURE = range(5)
+_BATCHES, _PARTICIPATION, _PERSONALIZE, _INIT, _MEASURE, _DRAWS = range(6)
 
 
 def batch_key(key: jax.Array) -> jax.Array:
@@ -31,6 +31,11 @@ def init_key(key: jax.Array) -> jax.Array:
 def measure_key(key: jax.Array) -> jax.Array:
     """Key of the measurements before training."""
     return jax.random.fold_in(key, _MEASURE)
+
+
+def draw_key(key: jax.Array) -> jax.Array:
+    """Key of what a method itself draws: coins, weights, first choices."""
+    return jax.random.fold_in(key, _DRAWS)
 
 
 def fold_each(key: jax.Array, numbers: jax.Array) -> jax.Array:

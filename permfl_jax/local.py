@@ -1,21 +1,16 @@
-"""What devices do between two messages: proximal gradient steps, for every method."""
+"""What devices do between two messages: steps by a rule, for every method."""
 
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import batches, placement, tree
+from permfl_jax import batches, gradient, keys, placement, tree
 from permfl_jax.cohort import Cohort
-from permfl_jax.errors import InputError
+from permfl_jax.rules import Rule, Step, proximal
 from permfl_jax.schedule import Schedule
-from permfl_jax.types import Batch, Federation, LossFn, Params
-
-# Full-batch gradients are summed over blocks of this many samples, so that memory
-# does not grow with the largest device.
-_FULL_BATCH_BLOCK = 512
+from permfl_jax.types import Federation, LossFn, Params
 
 
 class Shared(NamedTuple):
@@ -31,23 +26,39 @@ class Shared(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What the L steps of a cohort hang on.
+    """What the steps of a cohort hang on.
 
     Attributes:
       loss_fn: `(params, batch[, key]) -> losses [B]`.
       schedule: gives L and the batches.
       key: `keys.batch_key(run key)`.
-      lr: α, `[]` or `[A]`.
-      prox: λ, `[]` or `[A]`.
+      rates: what the rule takes, leaves `[]` or `[A]`; `rules.Rates` for `proximal`.
       federation: where the samples are.
+      rule: what a device does in one step.
+      count: steps; `None` for L.
+      batches: mini-batches that one step sees.
     """
 
     loss_fn: LossFn
     schedule: Schedule
     key: jax.Array
-    lr: jax.Array
-    prox: jax.Array
+    rates: Any
     federation: Federation
+    rule: Rule = proximal
+    count: int | None = None
+    batches: int = 1
+
+    @property
+    def numbers(self) -> jax.Array:
+        """`[steps, batches]`: the mini-batches, counted from the device's cursor."""
+        count = self.schedule.device_steps if self.count is None else self.count
+        number = jnp.arange(count * self.batches, dtype=jnp.int32)
+        return number.reshape(count, self.batches)
+
+    @property
+    def taken(self) -> int:
+        """How far the steps move a device's cursor."""
+        return self.numbers.size
 
 
 def train(
@@ -57,19 +68,17 @@ def train(
     start: Params | Shared,
     anchor: Params | Shared | None,
 ) -> tuple[Params, jax.Array]:
-    """L steps of every device of a cohort: θ <- θ - α(∇f(θ) + λ(θ - w)).
-
-    PerMFL, arXiv:2407.14251, Algorithm 1, innermost loop; with λ = 0, plain SGD.
+    """The steps of every device of a cohort.
 
     Args:
-      steps: the rule.
+      steps: the rule, how often, on which batches.
       cohort: which devices these are.
-      cursor: `[A]` int32, steps each has taken before.
+      cursor: `[A]` int32, mini-batches each has seen before.
       start: θ before the steps: leaves `[A, ...]`, or `Shared`.
-      anchor: w, fixed during the steps, likewise; `None` for no pull.
+      anchor: what the rule keeps fixed, such as w, likewise; or `None`.
 
     Returns:
-      θ after L steps, leaves `[A, ...]`, and the mean loss over the steps, `[A]`.
+      θ after the steps, leaves `[A, ...]`, and the mean loss over the steps, `[A]`.
     """
 
     def on_chip(pool, shared, devices):
@@ -113,8 +122,7 @@ def train_mean(
         run = jax.vmap(_descend(steps, pool), in_axes=(None, 0))
         at_once = _at_once(steps, pool, shared, devices)
         own = cohort.own_slot(slot, here)
-        sums = cohort.sum_over_chips(jax.ops.segment_sum(weight, own, here))
-        share = weight / jnp.where(sums > 0, sums, 1)[own]
+        share = tree.segment_share(weight, own, here, cohort.sum_over_chips)
 
         def add(total, group):
             some, share, own = group
@@ -125,7 +133,7 @@ def train_mean(
             part, loss = jax.lax.scan(add, zero, block)
             return jax.tree.map(jnp.add, total, part), loss
 
-        per_block = tree.largest_divisor(len(share) // at_once, 256)  # as segment_sum
+        per_block = tree.largest_divisor(len(share) // at_once, tree.SUM_BLOCK)
         blocks = jax.tree.map(
             lambda x: x.reshape(-1, per_block, at_once, *x.shape[1:]),
             (devices, share, own),
@@ -149,8 +157,7 @@ class _Devices(NamedTuple):
     identity: jax.Array
     cursor: jax.Array
     slot: jax.Array
-    lr: jax.Array
-    prox: jax.Array
+    rates: Any
     theta: Params  # `None` where `Shared`
     anchor: Params
 
@@ -167,7 +174,7 @@ def _per_chip(on_chip, out_specs, steps, cohort, cursor, start, anchor, *more):
         identity,
         cursor,
         cohort.slot,
-        *(jnp.broadcast_to(value, first.shape) for value in (steps.lr, steps.prox)),
+        jax.tree.map(lambda x: jnp.broadcast_to(x, first.shape), steps.rates),
         *(None if isinstance(value, Shared) else value for value in (start, anchor)),
     )
     shared = tuple(
@@ -191,7 +198,7 @@ def _at_once(steps, pool, shared, devices):
     rows = next(x for x in (devices.theta, shared[0]) if x is not None)
     model = sum(x.size // x.shape[0] * x.dtype.itemsize for x in jax.tree.leaves(rows))
     longest = steps.federation.train.max_count
-    batch_size = min(steps.schedule.batch_size or _FULL_BATCH_BLOCK, longest)
+    batch_size = min(steps.schedule.batch_size or gradient.FULL_BATCH_BLOCK, longest)
     sample = sum(4 * x.size // max(x.shape[0], 1) for x in jax.tree.leaves(pool))
     # θ, w and the gradient, and the samples as floats.
     step_bytes = 3 * model + batch_size * sample
@@ -201,9 +208,9 @@ def _at_once(steps, pool, shared, devices):
 
 
 def _descend(steps, pool):
-    """The rule for ONE device; no D or A below this line."""
+    """The steps of ONE device; no D or A below this line."""
     schedule, longest = steps.schedule, steps.federation.train.max_count
-    value_and_grad = _gradient(steps.loss_fn, schedule, pool, longest)
+    value_and_grad = gradient.of_one_batch(steps.loss_fn, schedule, pool, longest)
     # The same step as with any larger B: all samples of every device.
     batch_size = schedule.batch_size and min(schedule.batch_size, longest)
 
@@ -215,86 +222,27 @@ def _descend(steps, pool):
         order_key, noise_key = jax.random.split(device_key)
 
         def step(params, now):
-            number, place = now
-            noise = jax.random.fold_in(noise_key, number)
-            loss, grads = value_and_grad(
-                params, device.start, device.count, place, noise
-            )
-            if anchor is not None:
-                grads = jax.tree.map(
-                    lambda g, p, w: g + device.prox.astype(p.dtype) * (p - w),
-                    grads,
-                    params,
-                    anchor,
-                )
-            return tree.step(params, grads, device.lr), loss
+            number, places = now
 
-        numbers = device.cursor + jnp.arange(schedule.device_steps, dtype=jnp.int32)
-        # Where all L batches lie, at once: step by step, drawing the order of the
+            def on_batch(params, which=0):
+                noise = jax.random.fold_in(noise_key, number[which])
+                place = jax.tree.map(lambda x: x[which], places)
+                return value_and_grad(params, device.start, device.count, place, noise)
+
+            draws = jax.random.fold_in(draw_key, number[0])
+            return steps.rule(Step(on_batch, anchor, device.rates, draws), params)
+
+        draw_key = keys.draw_key(device_key)
+        numbers = device.cursor + steps.numbers
+        # Where all batches lie, at once: step by step, drawing the order of the
         # samples costs more than the step of a small model.
         places = None
         if batch_size:
-            places = jax.vmap(
-                lambda number: batches.positions(
-                    schedule.batching, batch_size, order_key, number, device.count
-                )
-            )(numbers)
+            position = functools.partial(
+                batches.positions, schedule.batching, batch_size, order_key
+            )
+            places = jax.vmap(jax.vmap(lambda n: position(n, device.count)))(numbers)
         params, losses = jax.lax.scan(step, params, (numbers, places))
-        return params, losses.mean()
+        return params, losses.mean(axis=0)
 
     return descend
-
-
-def _gradient(loss_fn, schedule, pool, longest):
-    """`(params, start, count, place, key) -> (loss, gradient)` of one step."""
-    sum_and_grad = jax.value_and_grad(weighted_sum(loss_fn))
-
-    def minibatch(params, start, count, place, key):
-        del count
-        position, real = place
-        batch = batches.fetch(pool, start, position)
-        total = sum_and_grad(params, batch, real, key)
-        return jax.tree.map(lambda x: x / real.sum().astype(x.dtype), total)
-
-    def full_batch(params, start, count, place, key):
-        del place  # the order does not matter when all samples are seen
-        block = min(longest, _FULL_BATCH_BLOCK)
-
-        def add(index, total):
-            place = index * block + jnp.arange(block, dtype=jnp.int32)
-            batch = batches.fetch(pool, start, jnp.minimum(place, count - 1))
-            block_key = jax.random.fold_in(key, index)
-            part = sum_and_grad(params, batch, place < count, block_key)
-            return jax.tree.map(jnp.add, total, part)
-
-        zero = jax.tree.map(jnp.zeros_like, params)
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        total = jax.lax.fori_loop(0, -(-longest // block), add, (dtype.type(0), zero))
-        return jax.tree.map(lambda x: x / count.astype(x.dtype), total)
-
-    return full_batch if schedule.batch_size is None else minibatch
-
-
-def weighted_sum(loss_fn: LossFn) -> Callable[..., jax.Array]:
-    """`(params, batch, real, key) -> []`: the sum of the losses of real samples.
-
-    Raises:
-      InputError: at trace time, when `loss_fn` does not give one loss per sample.
-    """
-    random = takes_key(loss_fn)
-
-    def total(params: Params, batch: Batch, real: jax.Array, key: jax.Array):
-        losses = loss_fn(params, batch, key) if random else loss_fn(params, batch)
-        if losses.shape != real.shape:
-            raise InputError(
-                "loss_fn must return one loss per sample of the batch, shape "
-                f"{real.shape}; it returned shape {losses.shape}."
-            )
-        return jnp.where(real, losses, 0).sum()
-
-    return total
-
-
-def takes_key(loss_fn: LossFn) -> bool:
-    """A loss with a third parameter named `key` is random (dropout, for instance)."""
-    return "key" in inspect.signature(loss_fn).parameters

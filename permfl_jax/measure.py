@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from permfl_jax import batches, keys, placement
-from permfl_jax.local import weighted_sum
+from permfl_jax.gradient import weighted_sum
 from permfl_jax.types import Federation, LossFn, Params
 
 _DEVICES = 8

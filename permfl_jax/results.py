@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, metrics.jsonl, summary.json."""
+"""The folder of a run: config.json, partition.npz, metrics.jsonl, summary.json."""
 
 import errno
 import json
@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from permfl_jax.errors import InputError
+from permfl_jax.partitions import ownership
 
 # Where files are does not change what a run computes.
 _PLACES = ("workdir", "data_dir", "manual_dir")
@@ -73,6 +74,16 @@ class Workdir:
         }
         self._write("config.json", config)
         self._append(self._rows, "", mode="w")
+
+    def write_partition(self, owned: ownership.Ownership) -> None:
+        """Writes partition.npz, who has which rows; `read_partition` reads it."""
+        temporary = self.path / ".partition.npz.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                ownership.save(file, owned)
+            os.replace(temporary, self.path / "partition.npz")
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def unfinished_rows(self) -> int:
         """Evaluations that the same run left when it was stopped."""
@@ -156,6 +167,33 @@ class Workdir:
         return InputError(
             f"--workdir={self.path} cannot be written ({error.strerror})."
         )
+
+
+def read_partition(path: str | os.PathLike[str]) -> ownership.Ownership:
+    """Who had which rows in the run of a folder, checked against its config.json.
+
+    Args:
+      path: the folder.
+
+    Returns:
+      The rows of every device's parts, and its team.
+
+    Raises:
+      InputError: there is no run with a partition, or its SHA-256 is not the one in
+        config.json.
+    """
+    folder = pathlib.Path(os.path.expanduser(path))
+    owned = ownership.load(folder / "partition.npz")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        expected = config["partition"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} holds no config.json of a run.") from error
+    if ownership.digest(owned) != expected:
+        raise InputError(
+            f"{folder} holds a partition.npz that is not the one of its config.json."
+        )
+    return owned
 
 
 def git_commit() -> str | None:

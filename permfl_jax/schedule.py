@@ -49,6 +49,19 @@ class Schedule:
         _one_of("--weights", self.weights, WEIGHTS)
         _one_of("--aggregate", self.aggregate, AGGREGATES)
 
+    @property
+    def steps_per_round(self) -> int:
+        """K·L, the gradient steps of a device in a global round."""
+        return self.team_steps * self.device_steps
+
+    def require_personal(self, algorithm: str) -> None:
+        """Raises `InputError` unless devices' models are kept."""
+        if not self.keep_personal:
+            raise InputError(
+                f"--keep_personal=false leaves --algorithm={algorithm} nothing: its "
+                "devices go on from models of their own."
+            )
+
 
 def check_count(flag: str, value: int) -> None:
     """Raises `InputError` unless `value` is 1 to `MOST`."""

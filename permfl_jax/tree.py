@@ -15,7 +15,7 @@ from permfl_jax.types import Params
 _ONE_HOT_TEAMS = 512
 # Rows are added in blocks of up to this many, then the blocks: in float32, one long sum
 # over 10^5 devices of a team ends 5e-4 away from the mean of equal rows.
-_SUM_BLOCK = 256
+SUM_BLOCK = 256
 
 
 def largest_divisor(number: int, most: int | None) -> int:
@@ -97,17 +97,27 @@ def segment_mean(
     Returns:
       Leaves `[M, ...]`; a segment without weight gives 0.
     """
-    sums = total(jax.ops.segment_sum(weight, segment, num_segments))
-    share = weight / jnp.where(sums > 0, sums, 1)[segment]
+    share = segment_share(weight, segment, num_segments, total)
     return total(segment_sum(tree, share, segment, num_segments))
+
+
+def segment_share(
+    weight: jax.Array,
+    segment: jax.Array,
+    num_segments: int,
+    total: Callable[[Any], Any] = lambda value: value,
+) -> jax.Array:
+    """`[A]`: each row's part of its segment's weight; arguments as `segment_mean`."""
+    sums = total(jax.ops.segment_sum(weight, segment, num_segments))
+    return weight / jnp.where(sums > 0, sums, 1)[segment]
 
 
 def segment_sum(
     tree: Params, weight: jax.Array, segment: jax.Array, num_segments: int
 ) -> Params:
     """Weighted sum of the rows of each segment; arguments as `segment_mean`."""
-    size = largest_divisor(len(segment), _SUM_BLOCK)
-    if size == len(segment) or 16 * size < _SUM_BLOCK:
+    size = largest_divisor(len(segment), SUM_BLOCK)
+    if size == len(segment) or 16 * size < SUM_BLOCK:
         return _block_sum(tree, weight, segment, num_segments)
 
     def add(total, block):

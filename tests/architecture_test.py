@@ -18,9 +18,11 @@ PACKAGE = ROOT / "permfl_jax"
 # them may import each other.
 FLOORS = [
     {"errors", "types"},
-    {"schedule", "hparams", "keys", "tree", "shuffle", "batches", "theory"},
+    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches", "theory"},
     {"hosts", "meshes", "placement", "pooling"},
-    {"weighting", "cohort", "participation", "local", "split", "federation", "task"},
+    {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
+    | {"federation", "task", "traffic"},
+    {"aggregation", "flat"},
     {"models"},
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},

@@ -8,7 +8,7 @@ from permfl_jax import assemble
 from permfl_jax import federation as fed
 from permfl_jax.data.examples import Examples
 from permfl_jax.errors import InputError
-from permfl_jax.partitions import FOLLOW_WINDOWS, PARTITIONS
+from permfl_jax.partitions import FOLLOW_WINDOWS, PARTITIONS, ownership
 from permfl_jax.teams import FORMATIONS
 
 
@@ -32,7 +32,7 @@ def build(examples=None, **options):
 @pytest.mark.parametrize("team_sizes", [(2, 4, 8, 26), (3, 2)])
 def test_build_makes_what_was_asked(formation, team_sizes):
     examples = make_examples()
-    federation, report = build(
+    federation, report, _ = build(
         examples, formation=formation, team_sizes=team_sizes, seed=3
     )
     assert json.loads(json.dumps(report)) == report
@@ -52,7 +52,7 @@ def test_build_makes_what_was_asked(formation, team_sizes):
 
 
 def test_build_follows_table_2():
-    federation, _ = build(team_sizes=(20, 20), formation="worst_case")
+    federation = build(team_sizes=(20, 20), formation="worst_case").federation
     counts = fed.class_counts(federation.train, 10)
     assert (counts[:20, 5:] == 0).all()
     assert (counts[20:, :5] == 0).all()
@@ -62,7 +62,7 @@ def test_build_follows_table_2():
 def test_build_of_natural_owners():
     device = np.repeat(np.arange(20, dtype=np.int32), 90)
     examples = make_examples(device)
-    federation, report = build(
+    federation, report, _ = build(
         examples, partition="natural", classes_per_device=99, formation="consecutive"
     )
     assert report["samples_used"] == 1800
@@ -71,17 +71,16 @@ def test_build_of_natural_owners():
 
 
 def test_seed_and_digest():
-    (one, report), (again, same), (_, other) = (build(seed=s) for s in (0, 0, 1))
-    jax.tree.map(np.testing.assert_array_equal, one, again)
-    assert report == same
-    assert len(report["sha256"]) == 64
-    digests = {
-        report["sha256"],
-        other["sha256"],
-        build(formation="consecutive")[1]["sha256"],
-        build(test_fraction=0.2)[1]["sha256"],
-        build(classes_per_device=3)[1]["sha256"],
-    }
+    one, again, other = (build(seed=s) for s in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one.federation, again.federation)
+    assert one.report == again.report
+    assert len(one.report["sha256"]) == 64
+    others = [
+        build(formation="consecutive"),
+        build(test_fraction=0.2),
+        build(classes_per_device=3),
+    ]
+    digests = {built.report["sha256"] for built in (one, other, *others)}
     assert len(digests) == 5
 
 
@@ -89,13 +88,13 @@ def test_the_seed_reaches_the_split():
     """Nothing else is drawn for natural owners in consecutive teams."""
     examples = make_examples(np.repeat(np.arange(20, dtype=np.int32), 90))
     options = {"partition": "natural", "formation": "consecutive"}
-    digests = {build(examples, seed=s, **options)[1]["sha256"] for s in (0, 1)}
+    digests = {build(examples, seed=s, **options).report["sha256"] for s in (0, 1)}
     assert len(digests) == 2
 
 
 def test_the_digest_is_what_it_was():
     """An alarm, not an oracle: NumPy may change its streams, and results with them."""
-    digest = build(team_sizes=(2, 4, 8, 26))[1]["sha256"]
+    digest = build(team_sizes=(2, 4, 8, 26)).report["sha256"]
     assert digest[:16] == "4bbd877eec8dfe7c"
 
 
@@ -104,16 +103,20 @@ def test_streams_are_independent():
         order = np.argsort(federation.identity)
         return [rows_of(federation.train, d) for d in order]
 
-    one, two = build(formation="random")[0], build(formation="consecutive")[0]
-    jax.tree.map(np.testing.assert_array_equal, by_identity(one), by_identity(two))
-    teams = [build(test_fraction=f)[1]["team"] for f in (0.1, 0.3)]
+    one, two = build(formation="random"), build(formation="consecutive")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        by_identity(one.federation),
+        by_identity(two.federation),
+    )
+    teams = [build(test_fraction=f).report["team"] for f in (0.1, 0.3)]
     assert teams[0] == teams[1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"partition": "papre"}, r"--partition=papre .*\['natural', 'paper'\]"),
+        ({"partition": "papre"}, r"--partition=papre .*'natural', 'paper', "),
         (
             {"formation": "best"},
             r"--team_formation=best .*'average_case', 'consecutive'",
@@ -123,6 +126,10 @@ def test_streams_are_independent():
         ({"classes_per_device": 11}, "--classes_per_device=11"),
         ({"test_fraction": 1.5}, "--test_fraction=1.5"),
         ({"partition": "natural"}, "--partition=natural.*no owners"),
+        ({"partition": "domains"}, "--partition=domains.*no groups"),
+        ({"partition": "classes", "classes_per_device": 0}, "--classes_per_device=0"),
+        ({"partition": "dirichlet", "dirichlet_alpha": 0.0}, "--dirichlet_alpha=0.0"),
+        ({"min_samples": -1}, "--min_samples=-1"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -137,3 +144,83 @@ def test_formations_that_choose_classes_need_windows(partition, formation):
     message = f"--team_formation={formation} .*--partition={partition} does not follow"
     with pytest.raises(InputError, match=message):
         build(make_examples(device), partition=partition, formation=formation)
+
+
+def test_the_record_says_who_has_what():
+    examples = make_examples()
+    federation, report, owned = build(examples, team_sizes=(2, 4, 8, 26), seed=3)
+    assert report["sha256"] == ownership.digest(owned)
+    assert report["team"] == owned.team.tolist()
+    order = np.asarray(federation.identity)
+    for part in ("train", "validation", "test"):
+        samples = getattr(federation, part)
+        for place, device in enumerate(order):
+            rows = rows_of(samples, place)["x"][:, 0].astype(int)
+            assert rows.tolist() == getattr(owned, part)[device].tolist()
+
+
+def grouped(device=None):
+    return make_examples(device)._replace(group=np.arange(1800, dtype=np.int32) // 450)
+
+
+@pytest.mark.parametrize(
+    ("examples", "options", "partition", "formation"),
+    [
+        (make_examples(), {}, "paper", "random"),
+        (make_examples(np.arange(1800) % 20), {}, "natural", "random"),
+        (grouped(), {}, "domains", "consecutive"),
+        (grouped(np.arange(1800) % 20), {}, "natural", "random"),
+        (grouped(), {"partition": "dirichlet"}, "dirichlet", "random"),
+        (grouped(), {"formation": "random"}, "domains", "random"),
+        (
+            make_examples(),
+            {"partition": "two_level_dirichlet"},
+            "two_level_dirichlet",
+            "consecutive",
+        ),
+        (make_examples(), {"formation": "worst_case"}, "paper", "worst_case"),
+    ],
+)
+def test_what_is_not_given_follows_from_the_dataset(
+    examples, options, partition, formation
+):
+    report = build(examples, **options).report
+    assert (report["partition"], report["formation"]) == (partition, formation)
+
+
+def test_consecutive_teams_keep_their_domain_and_random_ones_lose_it():
+    def groups_per_team(formation):
+        examples = grouped()
+        owned = build(examples, formation=formation).ownership
+        found = []
+        for team in range(4):
+            rows = [owned.train[d] for d in np.flatnonzero(owned.team == team)]
+            found.append(len(np.unique(examples.group[np.concatenate(rows)])))
+        return found
+
+    assert groups_per_team("consecutive") == [1, 1, 1, 1]
+    assert min(groups_per_team("random")) > 1
+
+
+@pytest.mark.parametrize(
+    ("partition", "number", "values"),
+    [
+        ("paper", "classes_per_device", (2, 3)),
+        ("classes", "classes_per_device", (2, 3)),
+        ("dirichlet", "dirichlet_alpha", (0.1, 1.0)),
+        ("dirichlet", "min_samples", (1, 60)),
+        ("domains", "dirichlet_alpha", (0.1, 1.0)),
+        ("domains", "min_samples", (1, 60)),
+        ("quantity", "quantity_sigma", (1.0, 2.0)),
+        ("quantity", "min_samples", (1, 60)),
+        ("two_level_dirichlet", "team_alpha", (0.1, 1.0)),
+        ("two_level_dirichlet", "device_alpha", (0.1, 1.0)),
+        ("two_level_dirichlet", "min_samples", (1, 90)),
+    ],
+)
+def test_every_number_reaches_its_partition(partition, number, values):
+    digests = {
+        build(grouped(), partition=partition, **{number: value}).report["sha256"]
+        for value in values
+    }
+    assert len(digests) == 2

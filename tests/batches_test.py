@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from permfl_jax import batches, keys, local
 from permfl_jax.cohort import Cohort
 from permfl_jax.federation import from_arrays
+from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 
 MAX_COUNT = 40
@@ -106,7 +107,9 @@ POOL = 24
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def advance(loss_fn, schedule, key, theta, lr, federation, cohort, cursor):
-    steps = local.Steps(loss_fn, schedule, key, lr, jnp.zeros_like(lr), federation)
+    steps = local.Steps(
+        loss_fn, schedule, key, Rates(lr, jnp.zeros_like(lr)), federation
+    )
     return local.train(steps, cohort, cursor, theta, None)
 
 

@@ -20,12 +20,18 @@ def quadratic_loss(theta, batch):
     return 0.5 * curved @ theta - batch["linear"] @ theta
 
 
-def quadratic_federation(f):
-    """One sample per device."""
-    devices = [
-        {"hessian": h[None], "linear": v[None]}
-        for h, v in zip(f.hessian, f.linear, strict=True)
-    ]
+def quadratic_federation(f, counts=None):
+    """Device d has one sample, or `counts[d]` whose mean loss is f_d."""
+    rng = np.random.default_rng(0)
+    devices = []
+    counts = [1] * len(f.team) if counts is None else counts
+    for h, v, n in zip(f.hessian, f.linear, counts, strict=True):
+        noise = rng.normal(size=(n, len(v)))
+        rows = {
+            "hessian": np.repeat(h[None], n, axis=0),
+            "linear": v + noise - noise.mean(axis=0),
+        }
+        devices.append(rows)
     return from_arrays(devices, [int(i) for i in f.team])
 
 

@@ -8,6 +8,7 @@ from federations import classes_federation, mclr_loss, mclr_params
 
 from permfl_jax import keys, local, placement, tree
 from permfl_jax.cohort import Cohort
+from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 
 COUNTS, TEAMS = [5, 9, 2, 7, 4, 6], [0, 0, 0, 1, 1, 2]
@@ -21,8 +22,7 @@ def setting(device_chunk=None, batch_size=4):
         mclr_loss,
         Schedule(device_steps=3, batch_size=batch_size),
         keys.batch_key(jax.random.key(1)),
-        jnp.float64(0.2),
-        jnp.float64(0.5),
+        Rates(jnp.float64(0.2), jnp.float64(0.5)),
         federation,
     )
     rows = [mclr_params(seed) for seed in range(3)]

@@ -77,8 +77,9 @@ def calls_in(text):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [None, (2, 2)], ids=str)
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("model", ["mclr", "cnn"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "model"), [*((name, "mclr") for name in NAMES), ("permfl", "cnn")]
+)
 def test_a_round_is_lowered_for(name, model, platform, shape, precision):
     mesh = None if shape is None else mesh_of(*shape)
     text = lowered(name, model, mesh, precision, (platform,))

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 
+import numpy as np
 import pytest
 
 from permfl_jax import results
 from permfl_jax.errors import InputError
+from permfl_jax.partitions import ownership
 from permfl_jax.results import Workdir
 
 FLAGS = {"seed": 1, "dataset": "mnist", "hparam": ["device_lr=0.1"], "workdir": "/a"}
@@ -213,3 +215,51 @@ def test_a_package_inside_another_project_has_no_commit_of_its_own(
     copied.write_text("")
     monkeypatch.setattr(results, "__file__", str(copied))
     assert results.git_commit() is None
+
+
+def owned(*, team=1):
+    rows = [np.array([3, 1]), np.array([2])]
+    return ownership.Ownership(
+        rows, [rows[1][:0]] * 2, [rows[1][:0]] * 2, np.array([0, team], np.int32)
+    )
+
+
+def with_partition(path):
+    workdir = begin(path, partition={"sha256": ownership.digest(owned())})
+    workdir.write_partition(owned())
+    return workdir
+
+
+def test_the_partition_is_kept_and_checked_when_it_is_read(tmp_path):
+    with_partition(tmp_path).write_row({"round": 1})
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json",
+        "partition.npz",
+        "metrics.jsonl",
+    }
+    again = results.read_partition(tmp_path)
+    assert [rows.tolist() for rows in again.train] == [[3, 1], [2]]
+    assert again.team.tolist() == [0, 1]
+    Workdir(tmp_path, FLAGS)  # still the same run
+
+
+def test_another_partition_than_that_of_the_config_is_refused(tmp_path):
+    with_partition(tmp_path).write_partition(owned(team=0))
+    with pytest.raises(InputError, match="is not the one of its config"):
+        results.read_partition(tmp_path)
+
+
+def test_a_folder_without_partition_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no partition file"):
+        results.read_partition(tmp_path)
+    with_partition(tmp_path)
+    (tmp_path / "config.json").write_text('{"partition": {}}')
+    with pytest.raises(InputError, match=r"no config\.json of a run"):
+        results.read_partition(tmp_path)
+
+
+def test_a_partition_that_cannot_be_written_is_named(tmp_path):
+    workdir = begin(tmp_path)
+    (tmp_path / ".partition.npz.tmp").mkdir()
+    with pytest.raises(InputError, match=r"--workdir=.* cannot be written \("):
+        workdir.write_partition(owned())

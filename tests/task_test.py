@@ -10,7 +10,9 @@ from permfl_jax import batches, keys, local, task
 from permfl_jax.cohort import Cohort
 from permfl_jax.errors import InputError
 from permfl_jax.federation import from_arrays
+from permfl_jax.gradient import takes_key, weighted_sum
 from permfl_jax.models.mclr import MCLR
+from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 
 
@@ -113,7 +115,7 @@ def test_floats_keep_their_precision(dtype):
 
 
 def test_samples_that_are_not_real_do_not_count():
-    total = jax.jit(jax.value_and_grad(local.weighted_sum(mclr_loss)))
+    total = jax.jit(jax.value_and_grad(weighted_sum(mclr_loss)))
     batch, params = batch_of(8, dim=5, num_classes=3), mclr_params(9)
     real = jnp.array([True, False, True, True, False, False, True, False, False])
     key = jax.random.key(0)
@@ -141,9 +143,7 @@ def test_samples_that_are_not_real_do_not_count():
 def test_a_loss_without_one_value_per_sample_is_refused(loss, shape):
     batch = batch_of(10, dim=5, num_classes=3)
     with pytest.raises(InputError) as caught:
-        local.weighted_sum(loss)(
-            mclr_params(11), batch, jnp.ones(9, bool), jax.random.key(0)
-        )
+        weighted_sum(loss)(mclr_params(11), batch, jnp.ones(9, bool), jax.random.key(0))
     text = str(caught.value)
     assert caught.match(rf"shape \(9,\); it returned shape {shape}\.$")
     assert text.startswith("loss_fn must return one loss per sample")
@@ -164,8 +164,7 @@ def train(loss, federation, params, steps, cursor=0, batch_size=2, lr=1.0):
         loss,
         Schedule(device_steps=steps, batch_size=batch_size),
         keys.batch_key(jax.random.key(14)),
-        jnp.float64(lr),
-        jnp.float64(0),
+        Rates(jnp.float64(lr), jnp.float64(0)),
         federation,
     )
     start = jax.tree.map(lambda x: jnp.stack([x] * size), params)
@@ -203,10 +202,10 @@ def test_a_random_loss_gets_a_key_of_its_own_in_every_step_on_every_device(batch
 
 
 def test_only_a_parameter_named_key_makes_a_loss_random():
-    assert local.takes_key(noisy_loss)
-    assert not local.takes_key(mclr_loss)
-    assert not local.takes_key(task.classification(MCLR(4), np.zeros(6)).loss)
-    assert local.takes_key(task.classification(MCLR(4), np.zeros(6), random=True).loss)
+    assert takes_key(noisy_loss)
+    assert not takes_key(mclr_loss)
+    assert not takes_key(task.classification(MCLR(4), np.zeros(6)).loss)
+    assert takes_key(task.classification(MCLR(4), np.zeros(6), random=True).loss)
 
 
 def test_the_noise_does_not_change_which_samples_are_drawn():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.peers import Device, Peer, Setting, members
-from permfl_jax import local, models, task
+from permfl_jax import gradient, models, task
 from permfl_jax.types import Batch, LossFn, Params
 
 _TEST_BLOCK = 64  # test sets are padded to a multiple, so that few programs serve all
@@ -210,7 +210,7 @@ def cut(samples: Device, places: np.ndarray) -> Device:
 
 def step_of(setting: Setting, loss_fn: LossFn) -> Callable[..., Any]:
     """`(w, (θ, key), batch) -> (θ, key)`: one step of one device."""
-    random = local.takes_key(loss_fn)
+    random = gradient.takes_key(loss_fn)
 
     def mean_loss(params, batch, key):
         losses = loss_fn(params, batch, key) if random else loss_fn(params, batch)

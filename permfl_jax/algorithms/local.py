@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from permfl_jax import hparams as checks
 from permfl_jax import keys, tree
-from permfl_jax.errors import InputError
 from permfl_jax.local import Steps, train
 from permfl_jax.participation import Sampler
+from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
@@ -50,11 +50,7 @@ def local(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
     Raises:
       InputError: the schedule keeps no personal models.
     """
-    if not schedule.keep_personal:
-        raise InputError(
-            "--keep_personal=false leaves --algorithm=local nothing: its only models "
-            "are the devices' own."
-        )
+    schedule.require_personal("local")
     method = _Local(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 
@@ -85,8 +81,7 @@ class _Local(NamedTuple):
             self.loss_fn,
             self.schedule,
             keys.batch_key(key),
-            device_lr,
-            jnp.zeros_like(device_lr),
+            Rates(device_lr, jnp.zeros_like(device_lr)),
             federation,
         )
 
@@ -94,7 +89,7 @@ class _Local(NamedTuple):
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             params, before = cohort.take(carry)
             theta, loss = train(steps, cohort, before, params, None)
-            after = before + self.schedule.device_steps
+            after = before + steps.taken
             return cohort.put(carry, (theta, after)), cohort.mean(loss)
 
         (device, cursor), losses = jax.lax.scan(

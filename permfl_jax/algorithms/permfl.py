@@ -15,11 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from permfl_jax import aggregation, keys, local, tree, weighting
 from permfl_jax import hparams as checks
-from permfl_jax import keys, local, tree, weighting
 from permfl_jax.cohort import Cohort
 from permfl_jax.local import Shared, Steps
 from permfl_jax.participation import Sampler
+from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
@@ -102,9 +103,6 @@ class _PerMFL(NamedTuple):
     sampler: Sampler
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
-        remembers = (
-            self.schedule.aggregate == "stale_seen" and not self.sampler.all_teams
-        )
         return State(
             round=jnp.int32(0),
             cursor=jnp.zeros(num_devices, jnp.int32),
@@ -113,7 +111,7 @@ class _PerMFL(NamedTuple):
             else None,
             team=tree.stack(params, num_teams),
             server=params,
-            extra=jnp.zeros(num_teams, bool) if remembers else None,
+            extra=aggregation.nobody_seen(self.schedule, self.sampler),
         )
 
     def round(
@@ -143,7 +141,9 @@ class _PerMFL(NamedTuple):
             jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
         )
         all_team = tree.put(state.team, teams, team)
-        team_mean, seen = self.aggregate(team, all_team, teams, state, federation)
+        team_mean, seen = aggregation.server_mean(
+            self.schedule, self.sampler, federation, team, all_team, teams, state.extra
+        )
         state = State(
             round=state.round + 1,
             cursor=cursor,
@@ -160,8 +160,7 @@ class _PerMFL(NamedTuple):
             self.loss_fn,
             self.schedule,
             keys.batch_key(key),
-            gains.device_lr,
-            gains.device_prox,
+            Rates(gains.device_lr, gains.device_prox),
             federation,
         )
 
@@ -178,19 +177,6 @@ class _PerMFL(NamedTuple):
             return None, theta_mean, loss
         theta, loss = local.train(steps, cohort, cursor, team, team)
         return theta, cohort.team_mean(theta, weight, acting), loss
-
-    def aggregate(self, team, all_team, teams, state, federation):
-        """Mean of the team models that count, and which teams were ever seen."""
-        weight = weighting.team_weights(
-            self.schedule, federation, self.sampler.num_teams
-        )
-        seen = state.extra
-        if teams is None or self.schedule.aggregate == "participants":
-            return tree.mean(team, tree.take(weight, teams)), seen
-        if self.schedule.aggregate == "stale_seen":
-            seen = seen.at[teams].set(True)
-            weight = jnp.where(seen, weight, 0)
-        return tree.mean(all_team, weight), seen
 
     def personalize(
         self,

@@ -9,18 +9,23 @@ import numpy as np
 
 from permfl_jax.errors import InputError
 
+MOST_TEXT_FEATURES = 65_536
+
 
 class Examples(NamedTuple):
     """All examples of one dataset, before they are given to devices. S examples.
 
     Attributes:
-      x: `[S, H, W, C]` uint8 pictures or `[S, F]` float32 features.
+      x: `[S, H, W, C]` uint8 pictures, `[S, F]` features (float32, or uint8 for text),
+        or `[S, T]` uint8 codes of characters.
       y: `[S]` int32, class of each example, in `[0, num_classes)`.
       num_classes: C; classes that have no example count too.
       scale: the model sees `x * scale + offset`.
       offset: see `scale`.
       device: `[S]` int32, the natural owner of each example, or `None` where a
         partition has to decide.
+      group: `[S]` int32, the natural team of each example (the domain that a sentence
+        is about), or `None`.
     """
 
     x: np.ndarray
@@ -29,6 +34,7 @@ class Examples(NamedTuple):
     scale: float
     offset: float
     device: np.ndarray | None = None
+    group: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,9 +48,11 @@ class SourceOptions:
       beta: `synthetic`: how much the devices' features differ.
       data_dir: folder for prepared data; `None` is `~/.cache/permfl_jax`.
       manual_dir: folder with one folder of raw files per dataset, or `None`.
+      text_features: `clinc_oos`, `banking77`: numbers that stand for a sentence.
 
     Raises:
-      InputError: `data_dir` is no folder of this machine.
+      InputError: `data_dir` is no folder of this machine, or `text_features` is out of
+        range.
     """
 
     seed: int = 0
@@ -53,11 +61,17 @@ class SourceOptions:
     beta: float = 0.5
     data_dir: str | None = None
     manual_dir: str | None = None
+    text_features: int = 1024
 
     def __post_init__(self):
         if self.data_dir and "://" in self.data_dir:
             raise InputError(
                 f"--data_dir={self.data_dir} must be a folder of this machine."
+            )
+        if not 1 <= self.text_features <= MOST_TEXT_FEATURES:
+            raise InputError(
+                f"--text_features must be 1 to {MOST_TEXT_FEATURES}, got "
+                f"{self.text_features}."
             )
 
     def data_path(self) -> pathlib.Path:

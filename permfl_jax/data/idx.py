@@ -3,6 +3,7 @@
 import gzip
 import os
 from collections.abc import Mapping
+from typing import IO
 
 import numpy as np
 
@@ -16,13 +17,14 @@ def read_idx(files: Mapping[str, os.PathLike], split: str) -> Arrays:
     of the first number is how many sizes follow: 3 for pictures, 1 for labels.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
-    x = _read_idx_file(files[f"{prefix}-images-idx3-ubyte.gz"])
-    y = _read_idx_file(files[f"{prefix}-labels-idx1-ubyte.gz"])
+    x = read_idx_file(files[f"{prefix}-images-idx3-ubyte.gz"])
+    y = read_idx_file(files[f"{prefix}-labels-idx1-ubyte.gz"])
     return x[..., np.newaxis], y
 
 
-def _read_idx_file(path: os.PathLike) -> np.ndarray:
-    with gzip.open(path) as stream:
+def read_idx_file(file: os.PathLike | IO[bytes]) -> np.ndarray:
+    """The array in one gzipped idx file, given by its path or opened."""
+    with gzip.open(file) as stream:
         content = stream.read()
     num_sizes = content[3]
     sizes = np.frombuffer(content, ">u4", count=num_sizes, offset=4)

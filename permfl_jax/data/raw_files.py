@@ -9,7 +9,6 @@ from typing import Any
 
 from permfl_jax import errors
 from permfl_jax.data import examples
-from permfl_jax.data.image_source import ImageSource
 
 _CONNECT_SECONDS = 10
 
@@ -19,25 +18,25 @@ class RawFiles:
     """The raw files of a dataset, wherever they are.
 
     Attributes:
-      source: the dataset.
+      name: the dataset's; also of the folder of its raw files.
       options: where the user keeps things.
       url_infos: TFDS's `{url: size, checksum and file name}` for the dataset.
     """
 
-    source: ImageSource
+    name: str
     options: examples.SourceOptions
     url_infos: Mapping[str, Any]
 
     @property
     def manual(self) -> pathlib.Path | None:
         """The folder that the user may have put raw files into."""
-        return self.options.manual_path(self.source.name)
+        return self.options.manual_path(self.name)
 
     def check_manual(self) -> None:
         """Raises `InputError` for a raw file that is not what TFDS knows."""
         for info in self.url_infos.values():
             if self._has(info.filename):
-                _check_file(self.manual / info.filename, info.checksum)
+                check_file(self.manual / info.filename, info.checksum)
 
     def fetch(self, dl_manager: Any) -> Mapping[str, os.PathLike]:
         """`{file name: path}` of all raw files; downloads those that are not there."""
@@ -55,20 +54,20 @@ class RawFiles:
         return self.manual is not None and (self.manual / filename).exists()
 
     def _unobtainable(self, error: Exception) -> str:
-        name, names = self.source.name, [i.filename for i in self.url_infos.values()]
+        names = [i.filename for i in self.url_infos.values()]
         looked = f"--manual_dir={self.options.manual_dir}"
         if self.manual is None:
             looked = "--manual_dir (not given)"
         return (
-            f"dataset {name} is neither prepared in "
+            f"dataset {self.name} is neither prepared in "
             f"--data_dir={self.options.data_path()}, nor complete as raw files in "
             f"{looked}, and could not be downloaded ({type(error).__name__}): give "
-            f"--manual_dir=DIR with {', '.join(sorted(names))} in DIR/{name}, or run "
-            "once with a network."
+            f"--manual_dir=DIR with {', '.join(sorted(names))} in DIR/{self.name}, or "
+            "run once with a network."
         )
 
 
-def _check_file(path: pathlib.Path, checksum: str) -> None:
+def check_file(path: pathlib.Path, checksum: str) -> None:
     """Raises `InputError` unless the file's SHA-256 is `checksum`."""
     try:
         with path.open("rb") as stream:
@@ -90,3 +89,17 @@ def _knock(url: str) -> None:
 
     with requests.get(url, stream=True, timeout=_CONNECT_SECONDS) as response:
         response.raise_for_status()
+
+
+def download(url: str, most: int) -> bytes:
+    """The content behind `url`, cut off after `most` bytes."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=_CONNECT_SECONDS) as response:
+        response.raise_for_status()
+        content = b""
+        for chunk in response.iter_content(2**16):
+            content += chunk
+            if len(content) >= most:
+                break
+        return content[:most]

@@ -35,7 +35,8 @@ def build(
 ) -> Arrays:
     """Downloads or finds the raw files, stores them as TFDS records, reads those."""
     tfds = _import_tfds(source)
-    raw = RawFiles(source, options, tfds.builder_cls(source.name).url_infos)
+    stock = tfds.builder_cls(source.tfds_name or source.name)
+    raw = RawFiles(source.name, options, stock.url_infos)
     raw.check_manual()
     with _quiet(tfds):
         builder = _builder_class(tfds, source, raw)(
@@ -51,10 +52,7 @@ def build(
             ),
         )
         splits = [_read_split(builder, split, source) for split in ("train", "test")]
-    x, y = (np.concatenate(parts) for parts in zip(*splits, strict=True))
-    if problem := image_source.problem((x, y), source):
-        raise errors.InputError(f"dataset {source.name} is not itself: {problem}.")
-    return x, y
+    return image_source.join(splits, source)
 
 
 def _import_tfds(source: ImageSource) -> Any:
@@ -145,4 +143,4 @@ def _read_split(builder: Any, split: str, source: ImageSource) -> Arrays:
     records = records.__getitems__(range(len(records)))
     x = [record["sheet"].reshape(-1, *source.image_shape) for record in records]
     y = [record["labels"] for record in records]
-    return np.concatenate(x), np.concatenate(y).astype(np.int32)
+    return np.concatenate(x), np.concatenate(y)

@@ -8,12 +8,14 @@ import flax.linen as nn
 from permfl_jax.errors import InputError
 from permfl_jax.models.cnn import cnn
 from permfl_jax.models.dnn import dnn
+from permfl_jax.models.gru import gru
 from permfl_jax.models.mclr import mclr
 from permfl_jax.models.spec import ModelSpec
 
 MODELS: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "cnn": cnn,
     "dnn": dnn,
+    "gru": gru,
     "mclr": mclr,
 }
 

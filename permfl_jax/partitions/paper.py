@@ -14,10 +14,11 @@ What differs from the authors' code, and why:
 
         scale = min(1, S / 70,000 * 80 / (slots * (2 if D <= 20 else 1)))
 
-    of them: of the 10, at least 1, and of each uniform draw, both rounded down. p
-    needs no scaling, being a share of its class. So the constants claim about half
-    of every source that has fewer samples or more slots, and 70,000 images over
-    40 x 2 or 20 x 2 slots get the authors' own.
+    of them: of the 10, at least 1, and of each uniform draw, both rounded down. S
+    counts the samples of the classes that some slot holds: 20 devices with 3 of 100
+    classes hold 22 of them. p needs no scaling, being a share of its class. So the
+    constants claim about half of every source that has fewer samples or more slots,
+    and 70,000 images over 40 x 2 or 20 x 2 slots get the authors' own.
   * Before any slot takes more, each is sure of 10 samples, or of an equal share of
     its class where that is less (or of all that it asks for, if that is less still).
   * Their p has D rows, of which device u reads row `u // (D // 10)`: a division by
@@ -37,6 +38,7 @@ import numpy as np
 
 from permfl_jax.data.examples import Examples
 from permfl_jax.errors import InputError
+from permfl_jax.partitions.dealing import shuffled_classes
 from permfl_jax.partitions.partition import Partition, PartitionOptions, summarize
 
 _FIRST = 10  # what every slot is sure of
@@ -57,13 +59,15 @@ def paper(
       options: has `class_windows` `[D, J]`.
 
     Returns:
-      The partition. Every slot has at least one sample.
+      The partition. Every slot has at least one sample. The report adds `slots`
+      (pairs of device and class that were asked for) and `slots_cut` (those that got
+      fewer samples than they asked for, because the class ran out).
 
     Raises:
       InputError: if a class has fewer samples than slots.
     """
     windows = options.class_windows
-    class_rows = _shuffled_classes(rng, examples.y, examples.num_classes)
+    class_rows = shuffled_classes(rng, examples.y, examples.num_classes)
     class_sizes = np.array([len(rows) for rows in class_rows])
     asked = _asked(rng, class_sizes, windows)
     taken = _serve(class_sizes, windows, asked)
@@ -77,18 +81,11 @@ def paper(
     return Partition(indices, report)
 
 
-def _shuffled_classes(rng, labels, num_classes):
-    """C arrays of int64: the rows of each class, in random order."""
-    by_class = np.argsort(labels, kind="stable").astype(np.int64)
-    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
-    return [rng.permutation(rows) for rows in np.split(by_class, ends[:-1])]
-
-
 def _asked(rng, class_sizes, windows):
     """`[D, J]` int64: how many samples each slot asks for."""
     num_devices, num_slots = windows.shape
     factor = 2 if num_devices <= _FEW_DEVICES else 1
-    scale = _scale(class_sizes, windows.size * factor)
+    scale = _scale(class_sizes[np.unique(windows)], windows.size * factor)
     shape = (len(class_sizes), max(num_devices, _ROWS), num_slots)
     power = rng.lognormal(0.0, 2.0, shape)
     budget = np.maximum(class_sizes - num_devices, 0)

@@ -22,8 +22,16 @@ def test_unknown_name_lists_the_allowed_ones():
     with pytest.raises(errors.InputError) as caught:
         data.load("mnits", data.SourceOptions())
     assert str(caught.value) == (
-        "--dataset must be one of digits, fashion_mnist, mnist, synthetic, got 'mnits'."
+        "--dataset must be one of banking77, cifar100, clinc_oos, digits, "
+        "emnist_digits, fashion_mnist, femnist, mnist, shakespeare, synthetic, got "
+        "'mnits'."
     )
+
+
+def test_examples_say_of_what_they_are_when_it_is_known():
+    """Group and owner are the last fields, and may be left out."""
+    assert data.Examples._fields[-2:] == ("device", "group")
+    assert data.Examples._field_defaults == {"device": None, "group": None}
 
 
 def test_import_does_not_import_tfds():

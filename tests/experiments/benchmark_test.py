@@ -9,7 +9,16 @@ import types
 
 import pytest
 
-from experiments import benchmark, machine, peers, roofline, timing, workloads
+from experiments import (
+    benchmark,
+    benchmark_report,
+    machine,
+    peers,
+    roofline,
+    timing,
+    workloads,
+)
+from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -89,7 +98,7 @@ def test_ours_alone(run):
     assert figures["machine"]["flops_per_second"] == 1e12
     first, head, row = printed.splitlines()
     assert "1000 GFLOP/s" in first
-    assert len(head.split("  ")) > len(benchmark.COLUMNS)
+    assert len(head.split("  ")) > len(benchmark_report.COLUMNS)
     assert row.split()[:2] == ["W1", "4"]
 
 
@@ -142,6 +151,17 @@ def test_compilation_of_a_round_and_of_a_larger_one(run, monkeypatch):
     assert "compile W2_doubled: " in printed
 
 
+def test_methods_are_compared_by_gradient(run, monkeypatch):
+    """The same program called a method of two gradients costs half as much each."""
+    permfl = algorithms.ALGORITHMS["permfl"]
+    few = {"permfl": permfl, "twice": permfl._replace(gradients=2)}
+    monkeypatch.setattr(algorithms, "ALGORITHMS", few)
+    monkeypatch.setattr(timing, "seconds", lambda call: call() or 3.0)
+    figures, printed = run(workloads=["methods"])
+    assert figures["methods"]["ratio"] == {"permfl": 1.0, "twice": 0.5}
+    assert "methods twice: 0.5" in printed
+
+
 def test_devices_can_be_scaled(run):
     assert run(scale_devices=3)[0]["W1"]["devices"] == 3
 
@@ -152,7 +172,7 @@ def test_devices_can_be_scaled(run):
         (
             {"workloads": ["W1", "W9"]},
             "--workloads=W9 is unknown; choose from W1, W2, W3, W4, W5, "
-            "participation, ragged, compile.",
+            "participation, ragged, compile, methods.",
         ),
         (
             {"peers": ["tensorflow"]},

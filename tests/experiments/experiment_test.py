@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import config, experiment, job
-from permfl_jax import evaluate, keys, runner
+from permfl_jax import assemble, data, evaluate, keys, runner
 from permfl_jax import federation as fed
 
 SMALL = ("--num_teams=2", "--devices_per_team=2,3", "--num_rounds=2")
@@ -83,6 +83,34 @@ def test_fractions_and_classes_are_what_was_asked_for():
     assert built.report["sha256"] != other.report["sha256"]
 
 
+@pytest.mark.parametrize(
+    ("partition", "number", "value"),
+    [
+        ("classes", "classes_per_device", 3),
+        ("dirichlet", "dirichlet_alpha", 0.1),
+        ("two_level_dirichlet", "team_alpha", 0.1),
+        ("two_level_dirichlet", "device_alpha", 0.1),
+        ("quantity", "quantity_sigma", 2.0),
+        ("dirichlet", "min_samples", 300),
+    ],
+)
+def test_numbers_of_partitions_are_what_was_asked_for(partition, number, value):
+    plain = experiment.build(settings(f"--partition={partition}"))
+    given = experiment.build(
+        settings(f"--partition={partition}", f"--{number}={value}")
+    )
+    assert plain.report["sha256"] != given.report["sha256"]
+    assert given.report["partition"] == partition
+    examples = data.load("digits", data.SourceOptions())
+    direct = assemble.build(
+        examples, team_sizes=(2, 3), partition=partition, **{number: value}
+    )
+    assert given.report == direct.report
+    assert given.report["formation"] == (
+        "consecutive" if partition == "two_level_dirichlet" else "random"
+    )
+
+
 def test_hidden_widths_and_synthetic_spreads_reach_their_owners(monkeypatch):
     given = ("--dataset=synthetic", "--model=dnn", "--hidden=7,5")
     built = experiment.build(settings(*given))
@@ -94,7 +122,9 @@ def test_hidden_widths_and_synthetic_spreads_reach_their_owners(monkeypatch):
     monkeypatch.setattr(
         experiment.data, "load", lambda *args: told.append(args[1]) or load(*args)
     )
-    experiment.build(settings(*given, "--synthetic_alpha=3", "--synthetic_beta=4"))
+    spreads = ("--synthetic_alpha=3", "--synthetic_beta=4")
+    experiment.build(settings(*given, *spreads, "--text_features=77"))
+    assert told[0].text_features == 77
     assert (told[0].alpha, told[0].beta, told[0].num_devices) == (3, 4, 5)
 
 

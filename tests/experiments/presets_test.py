@@ -10,7 +10,9 @@ from experiments import config, experiment, job
 from permfl_jax import algorithms, hparams
 
 ROOT = pathlib.Path(__file__).parents[2]
-PRESETS = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+ALL = sorted((ROOT / "experiments" / "presets").glob("*.flags"))
+PRESETS = [p for p in ALL if "python -m experiments.train" in p.read_text()]
+COMPARISONS = [p for p in ALL if p not in PRESETS]  # compare_test.py parses them
 
 
 def parse(path, *more):
@@ -39,6 +41,16 @@ def test_headers_give_command_result_and_time(path):
     text = "\n".join(header)
     for word in ("PM", "TM", "GM", "%", " s", "cores"):
         assert word in text, f"{path.name} header lacks {word!r}"
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda p: p.stem)
+def test_comparisons_give_their_command_and_where_results_are(path):
+    first, *rest = path.read_text().splitlines()
+    command = (
+        f"python -m experiments.compare --flagfile=experiments/presets/{path.name}"
+    )
+    assert first.startswith(f"# {command}")
+    assert any("docs/results.md" in line for line in rest if line.startswith("#"))
 
 
 def test_quickstart_gives_what_its_header_says():

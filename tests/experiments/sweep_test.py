@@ -57,7 +57,13 @@ def finished(tmp_path_factory):
 def test_a_sweep_leaves_everything_it_promises(finished):
     folder, done = finished
     files = {path.name for path in folder.iterdir()}
-    assert files == {"config.json", "sweep.jsonl", "summary.json", "sweep.png"}
+    assert files == {
+        "config.json",
+        "partition.npz",
+        "sweep.jsonl",
+        "summary.json",
+        "sweep.png",
+    }
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["flags"]["seeds"] == [0, 7]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from permfl_jax import results
+from permfl_jax.partitions import ownership
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
@@ -49,7 +50,13 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_everything_it_promises(finished):
     folder, done = finished
     files = {path.name for path in folder.iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "summary.json", "curves.png"}
+    assert files == {
+        "config.json",
+        "partition.npz",
+        "metrics.jsonl",
+        "summary.json",
+        "curves.png",
+    }
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["flags"]["num_rounds"] == 4
@@ -57,6 +64,9 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert config["versions"]["jax"]
     assert config["partition"]["samples_used"] > 0
     assert config["git_commit"] == results.git_commit()
+    owned = results.read_partition(folder)
+    assert ownership.digest(owned) == config["partition"]["sha256"]
+    assert owned.team.tolist() == config["partition"]["team"]
     for word in ("PM", "TM", "GM", "each device alone", "majority label"):
         assert word in done.stdout
 
@@ -225,6 +235,17 @@ BAD = [
     (
         ["--dataset=synthetic", "--team_formation=worst_case"],
         ["--team_formation=worst_case"],
+    ),
+    (["--partition=domains"], ["--partition=domains", "no groups"]),
+    (["--dirichlet_alpha=0"], ["--dirichlet_alpha=0", "allowed"]),
+    (["--team_alpha=nan"], ["--team_alpha=nan", "allowed"]),
+    (["--device_alpha=-1"], ["--device_alpha=-1", "allowed"]),
+    (["--quantity_sigma=-1"], ["--quantity_sigma=-1", "allowed"]),
+    (["--text_features=0"], ["--text_features", "got 0"]),
+    (["--min_samples=0"], ["--min_samples=0", "at least 1"]),
+    (
+        ["--partition=dirichlet", "--devices_per_team=1000"],
+        ["2000 devices", "1797 samples", "--devices_per_team"],
     ),
     (["--dataset=synthetic", "--synthetic_alpha=-1"], ["--synthetic_alpha"]),
     (

@@ -50,6 +50,7 @@ def count(module, sample_shape):
         ("cnn", "mnist", GREY, 10, (), 2_362_874),
         ("cnn", "emnist_digits", (28, 28, 1), 10, (), 2_362_874),
         ("cnn", "femnist", GREY, 62, (), 2_369_582),
+        ("cnn", "femnist", (28, 28, 1), 62, (), 2_369_582),
         ("cnn", "fashion_mnist", GREY, 10, (), 421_642),
         ("cnn", "cifar10", COLOUR, 10, (), 581_866),
         ("cnn", "cifar100", COLOUR, 100, (), 2_519_780),
@@ -356,7 +357,9 @@ def test_models_without_a_training_mode_are_not_random():
 def test_unknown_models_are_listed():
     with pytest.raises(InputError) as caught:
         models.build("vgg", spec())
-    assert str(caught.value) == "--model=vgg is unknown; choose from cnn, dnn, mclr."
+    assert (
+        str(caught.value) == "--model=vgg is unknown; choose from cnn, dnn, gru, mclr."
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,7 +388,8 @@ def test_hidden_layers_are_one_or_two_of_some_width(hidden):
 
 def test_every_model_gives_the_classes_asked_for():
     for name in models.MODELS:
-        assert models.build(name, spec()).num_classes == 10
+        sequences = spec("shakespeare", (80,)) if name == "gru" else spec()
+        assert models.build(name, sequences).num_classes == 10
 
 
 def test_a_pool_shows_a_nan_wherever_it_stands():

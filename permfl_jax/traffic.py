@@ -1,0 +1,61 @@
+"""Models sent in one global round: what a method costs its networks."""
+
+from typing import Any, NamedTuple
+
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+
+
+class Traffic(NamedTuple):
+    """Models sent per global round; times the bytes of a model for bytes.
+
+    Attributes:
+      device_up: by devices.
+      device_down: to devices.
+      team_up: by teams to the server.
+      team_down: by the server to teams.
+    """
+
+    device_up: float
+    device_down: float
+    team_up: float
+    team_down: float
+
+    def times(self, number: float) -> "Traffic":
+        """So many models instead of each."""
+        return Traffic(*(number * models for models in self))
+
+
+def none(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """Nothing is sent."""
+    del hparams, schedule, sampler
+    return Traffic(0, 0, 0, 0)
+
+
+def two_tier(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """Devices and server exchange one model each way, once a round."""
+    del hparams, schedule
+    return Traffic(sampler.places, sampler.places, 0, 0)
+
+
+def three_tier(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """K times between devices and team, once between team and server.
+
+    With everyone present, `2·K·ΣN_i` and `2·M` transfers (PerMFL, Algorithm 1).
+    """
+    del hparams
+    devices = schedule.team_steps * sampler.places
+    teams = sampler.acting_teams
+    return Traffic(devices, devices, teams, teams)
+
+
+def by_coins(hparams: Any, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """In the mean: up and down in each of K·L iterations where coins say so (AL2GD).
+
+    All meet with a probability of p₀, else a team meets with p_j.
+    """
+    all_meet = hparams.all_probability
+    any_meet = all_meet + (1 - all_meet) * hparams.team_probability
+    devices = schedule.steps_per_round * any_meet * sampler.places
+    teams = schedule.steps_per_round * all_meet * sampler.acting_teams
+    return Traffic(devices, devices, teams, teams)
