@@ -22,7 +22,7 @@ from experiments import (
     tables,
 )
 from experiments.captions import Comparison
-from permfl_jax import algorithms, data, models, results
+from permfl_jax import algorithms, data, models, partitions, results, teams
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
@@ -51,9 +51,14 @@ def check(asked: Comparison) -> None:
 
 
 def _check_names(settings):
-    for flag, registry in (("dataset", data.DATASETS), ("model", models.MODELS)):
+    for flag, registry in (
+        ("dataset", data.DATASETS),
+        ("model", models.MODELS),
+        ("partition", partitions.PARTITIONS),
+        ("team_formation", teams.FORMATIONS),
+    ):
         given = getattr(settings, flag)
-        if given not in registry:
+        if given is not None and given not in registry:
             raise InputError(
                 f"--{flag}={given} is unknown; choose from {', '.join(registry)}."
             )
@@ -151,6 +156,7 @@ def _compute(asked, column, method, built):
     )
     return {
         **contest.run(entry, asked.protocol),
+        "partition_sha256": built.report.get("sha256"),
         "commit": results.git_commit(),
         "machine": _machine(),
     }

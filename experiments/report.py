@@ -6,7 +6,12 @@ from typing import Any
 
 from permfl_jax.evaluate import LABELS
 
-_COLOURS = {"PM": "#1b7837", "TM": "#7b3294", "GM": "#2166ac"}
+_COLOURS = {
+    "PM": "#1b7837",
+    "PM_adapted": "#7fbf7b",
+    "TM": "#7b3294",
+    "GM": "#2166ac",
+}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -61,7 +66,7 @@ def curves(
             name = f"{label}/{quantity}"
             if name in rows[0]:
                 values = [row[name] for row in rows]
-                axis.plot(rounds, values, color=colour, label=f"{label}", marker=".")
+                axis.plot(rounds, values, color=colour, label=label, marker=".")
         axis.set(xlabel="global round", ylabel=f"test {quantity}")
     for name, style, label in (
         ("local/accuracy", "--", "each device alone"),

@@ -133,7 +133,7 @@ def as_csv(found: list[Row]) -> str:
     """All rows of all columns; an empty field where a row has nothing."""
     names = list(dict.fromkeys(name for row in found for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in found:
         writer.writerow({k: "" if v is None else v for k, v in row.items()})

@@ -279,14 +279,12 @@ def _score(
         sums = jax.lax.map(one, (device, start), batch_size=size)
         return jax.tree.map(lambda x: jax.ops.segment_sum(x, device, len(count)), sums)
 
-    by_device, tiers = (
-        placement.BY_DEVICE,
-        {
-            "device": placement.BY_DEVICE,
-            "team": placement.BY_TEAM,
-            "server": placement.EVERYWHERE,
-        },
-    )
+    by_device = placement.BY_DEVICE
+    tiers = {
+        "device": by_device,
+        "team": placement.BY_TEAM,
+        "server": placement.EVERYWHERE,
+    }
     specs = (tiers[tier], *[by_device] * 6, placement.EVERYWHERE)
     return placement.per_chip(where, on_chip, specs, by_device)(
         models, team, samples.pool, samples.start, samples.count, device, start, first

@@ -4,12 +4,14 @@ A rule is `(Step, θ) -> (θ, loss)`; θ is a model, or any pytree that a method
 from step to step. Methods bring rules of their own; the two here serve several.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from permfl_jax import tree
+from permfl_jax import hparams, tree
 from permfl_jax.types import Params
 
 
@@ -43,6 +45,24 @@ class Rates(NamedTuple):
 
     lr: jax.Array
     prox: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """The hyper-parameters of methods whose only number is that of plain SGD.
+
+    Attributes:
+      device_lr: α; the default is PerMFL's.
+    """
+
+    device_lr: float = 0.01
+
+    def __post_init__(self):
+        hparams.require("device_lr", self.device_lr, above=0)
+
+    def traced(self) -> Rates:
+        """The numbers that `Algorithm.round` takes."""
+        return Rates(jnp.asarray(self.device_lr, float), jnp.asarray(0.0, float))
 
 
 def proximal(step: Step, theta: Params) -> tuple[Params, jax.Array]:

@@ -9,34 +9,13 @@ A device takes the K·L steps of a global round in one exchange, as many as in a
 with teams; `--team_steps=1` gives L. The default is PerMFL's α.
 """
 
-import dataclasses
-
-import jax.numpy as jnp
-
 from permfl_jax import flat
-from permfl_jax import hparams as checks
 from permfl_jax.participation import Sampler
-from permfl_jax.rules import Rates
+from permfl_jax.rules import StepSize
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, LossFn
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HParams:
-    """Hyper-parameters.
-
-    Attributes:
-      device_lr: α.
-    """
-
-    device_lr: float = 0.01
-
-    def __post_init__(self):
-        checks.require("device_lr", self.device_lr, above=0)
-
-    def traced(self) -> Rates:
-        """The numbers that `Algorithm.round` takes."""
-        return Rates(jnp.asarray(self.device_lr, float), jnp.asarray(0.0, float))
+HParams = StepSize
 
 
 def fedavg(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:

@@ -14,37 +14,19 @@ TM = w_i, GM = x.
 Defaults: PerMFL's α, K and L.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from permfl_jax import aggregation, flat, keys, local, tree, weighting
-from permfl_jax import hparams as checks
 from permfl_jax.local import Shared, Steps
 from permfl_jax.participation import Sampler
-from permfl_jax.rules import Rates
+from permfl_jax.rules import Rates, StepSize
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HParams:
-    """Hyper-parameters.
-
-    Attributes:
-      device_lr: α.
-    """
-
-    device_lr: float = 0.01
-
-    def __post_init__(self):
-        checks.require("device_lr", self.device_lr, above=0)
-
-    def traced(self) -> Rates:
-        """The numbers that `Algorithm.round` takes."""
-        return Rates(jnp.asarray(self.device_lr, float), jnp.asarray(0.0, float))
+HParams = StepSize
 
 
 def hsgd(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:

@@ -6,37 +6,19 @@ It takes the same K·L steps per round, on the same mini-batches and with the sa
 participants, as the tiered methods it is a floor for. Evaluated: PM = θ.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import hparams as checks
 from permfl_jax import keys, tree
 from permfl_jax.local import Steps, train
 from permfl_jax.participation import Sampler
-from permfl_jax.rules import Rates
+from permfl_jax.rules import Rates, StepSize
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HParams:
-    """Hyper-parameters.
-
-    Attributes:
-      device_lr: α.
-    """
-
-    device_lr: float = 0.01
-
-    def __post_init__(self):
-        checks.require("device_lr", self.device_lr, above=0)
-
-    def traced(self) -> jax.Array:
-        """The number that `Algorithm.round` takes."""
-        return jnp.asarray(self.device_lr, float)
+HParams = StepSize
 
 
 def local(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
@@ -73,7 +55,7 @@ class _Local(NamedTuple):
         )
 
     def round(
-        self, key: jax.Array, device_lr: jax.Array, state: State, federation: Federation
+        self, key: jax.Array, rates: Rates, state: State, federation: Federation
     ) -> tuple[State, Metrics]:
         draw_key = keys.participation_key(key, state.round)
         teams = self.sampler.draw_teams(draw_key)
@@ -81,7 +63,7 @@ class _Local(NamedTuple):
             self.loss_fn,
             self.schedule,
             keys.batch_key(key),
-            Rates(device_lr, jnp.zeros_like(device_lr)),
+            rates,
             federation,
         )
 

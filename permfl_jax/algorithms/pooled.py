@@ -9,37 +9,18 @@ part, the samples of the others are not there. Nothing in it is federated, so no
 counted as sent. Evaluated: GM = x. The default is PerMFL's α.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from permfl_jax import flat, keys, local, weighting
-from permfl_jax import hparams as checks
 from permfl_jax.local import Steps
 from permfl_jax.participation import Sampler
-from permfl_jax.rules import Rates
+from permfl_jax.rules import Rates, StepSize
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, State
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HParams:
-    """Hyper-parameters.
-
-    Attributes:
-      device_lr: α.
-    """
-
-    device_lr: float = 0.01
-
-    def __post_init__(self):
-        checks.require("device_lr", self.device_lr, above=0)
-
-    def traced(self) -> Rates:
-        """The numbers that `Algorithm.round` takes."""
-        return Rates(jnp.asarray(self.device_lr, float), jnp.asarray(0.0, float))
+HParams = StepSize
 
 
 def pooled(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:

@@ -14,8 +14,9 @@ from federations import (
     quadratic_loss,
     run_permfl,
 )
+from worlds import minibatch_gradient, reference_draws
 
-from permfl_jax import batches, keys
+from permfl_jax import keys
 from permfl_jax.algorithms.permfl import HParams
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
@@ -173,7 +174,8 @@ def test_minibatches_equal_the_loop_that_draws_the_same(batching):
     counts, teams, batch = [1, 4, 5, 11], ["a", "b", "b", "b"], 4
     federation, devices = classes_federation(9, counts, teams)
     params = mclr_params(10)
-    gradient = minibatch_gradient(devices, batching, batch, seed=11)
+    stream = keys.batch_key(jax.random.key(11))
+    gradient = minibatch_gradient(devices, batching, batch, stream)
     x, w, theta, steps = oracles.permfl_loop(
         gradient,
         flat(params),
@@ -411,53 +413,6 @@ def full_batch_gradient(devices):
         return np.concatenate([part.ravel() for part in parts])
 
     return gradient
-
-
-def minibatch_gradient(devices, batching, batch, seed):
-    """Recomputes the definition of a step in `batches`, one device at a time."""
-    stream = keys.batch_key(jax.random.key(seed))
-
-    def gradient(j, step, theta):
-        count = len(devices[j]["y"])
-        order_key, _ = jax.random.split(jax.random.fold_in(stream, j))
-        place, real = batches.positions(
-            batching, batch, order_key, jnp.int32(step), jnp.int32(count)
-        )
-        rows = np.asarray(place)[np.asarray(real)]
-        if batching == "cyclic":
-            passes = -(-count // batch)
-            first = (step % passes) * batch
-            assert rows.tolist() == list(range(first, min(first + batch, count)))
-        parts = oracles.mclr_gradient(
-            *unflat(theta), devices[j]["x"][rows], devices[j]["y"][rows]
-        )
-        return np.concatenate([part.ravel() for part in parts])
-
-    return gradient
-
-
-def reference_draws(sizes, seed, teams_per_round, devices_per_round):
-    """(t -> teams, (t, k, i) -> devices): the smallest lots act, one key at a time."""
-    offsets = np.cumsum([0, *sizes])
-
-    def lot(key, *numbers):
-        for number in numbers:
-            key = jax.random.fold_in(key, number)
-        return int(jax.random.bits(key, (), jnp.uint32))
-
-    def draw_key(t):
-        return keys.participation_key(jax.random.key(seed), jnp.int32(t))
-
-    def teams(t):
-        lots = [lot(draw_key(t), i) for i in range(len(sizes))]
-        return sorted(np.argsort(lots)[: teams_per_round or len(sizes)].tolist())
-
-    def devices(t, k, i):
-        members = range(offsets[i], offsets[i + 1])
-        lots = {j: lot(draw_key(t), i, k, j) for j in members}
-        return sorted(sorted(members, key=lots.get)[: devices_per_round or sizes[i]])
-
-    return teams, devices
 
 
 def assert_tiers(state, x, w, theta, rtol=1e-10):
