@@ -1,5 +1,6 @@
 """Strict numerics for every test; programs started by tests run as users run them."""
 
+import itertools
 import pathlib
 import sys
 
@@ -14,6 +15,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
 # Four chips for the tests of meshes; what is not placed on a mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 4)
+
+# Linux gives a process 65,530 memory maps; a compiled program takes some of them.
+_MOST_MAPS = 30_000
+_TESTS_BETWEEN_LOOKS = 10
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """Thousands of programs in one process end in a segmentation fault."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if next(_tests) % _TESTS_BETWEEN_LOOKS or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 

@@ -23,13 +23,6 @@ VERY_RAGGED = (3, 1, 4)  # one row
 COUNTS = [3, 9, 4, 5, 6, 7, 2, 8]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_programs():
-    """Hundreds of them in one process use up its memory maps."""
-    yield
-    jax.clear_caches()
-
-
 def metrics_fn(params, batch):
     losses = mclr_loss(params, batch)
     return {"accuracy": (losses < 1).astype(losses.dtype), "loss": losses}
