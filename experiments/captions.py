@@ -93,7 +93,10 @@ def whole(asked: Comparison, found: dict[Any, dict[str, Any]]) -> str:
         rule = (
             "Settings are the methods' authors' or defaults, not tuned. Best: the best "
             "round on TEST of each seed, separately for PM, TM and GM, as the authors "
-            f"report; last: the last round. {NOTE}"
+            "report; last: the last round. Published numbers are for T = 400, K = 10, "
+            "L = 20 and 40 devices (CIFAR-100: 350), whatever a column's own settings. "
+            "Absent devices keep the PM they had with ditto, local, al2gd, demlearn "
+            f"and pfedbayes. {NOTE}"
         )
     else:
         tuning = ", ".join(map(str, asked.tuning_seeds))

@@ -41,9 +41,16 @@ def schedule_of(name: str, schedule: Schedule, protocol: str) -> Schedule:
     Raises:
       InputError: its team steps cannot be divided.
     """
-    each = getattr(algorithms.get(name), "gradients", 1)
-    if protocol != "fair" or each == 1:
+    method = algorithms.get(name)
+    each = method.gradients
+    if protocol != "fair":
         return schedule
+    if schedule.steps_per_round % method.batch:
+        raise InputError(
+            f"--methods={name} computes {method.batch} gradients on a mini-batch, so "
+            "that the fair protocol needs --team_steps x --device_steps divisible by "
+            f"{method.batch}, got {schedule.steps_per_round}."
+        )
     if schedule.team_steps % each:
         raise InputError(
             f"--methods={name} computes {each} gradients in a step, so that the fair "
@@ -162,7 +169,7 @@ def run(entry: Entry, protocol: str) -> dict[str, Any]:
     """
     built = entry.built
     schedule = built.schedule
-    each = getattr(built.method, "gradients", 1)
+    each = built.method.gradients
     model = jax.eval_shape(built.task.init, jax.random.key(0))
     leaves = jax.tree.leaves(model)
     return {

@@ -17,6 +17,9 @@ BUDGET = 8
 
 Setting = dict[str, float]
 
+# Pulls are for this step size, and go as its inverse: what matters is step size times
+# pull, which beyond 2 is no descent.
+_LR = 0.02
 _EIGHT = (0.1, 0.2, 0.4, 0.7, 1.5, 3.0, 5.0, 10.0)
 _FOUR = (0.2, 0.7, 2.5, 8.0)
 # (step size over --grid_lr, λ, γ/λ): personal models want a small λ, the global model
@@ -34,7 +37,8 @@ _PERMFL = (
 
 
 def _permfl(lr: float) -> Iterator[Setting]:
-    for factor, pull, ratio in _PERMFL:
+    for factor, at_lr, ratio in _PERMFL:
+        pull = at_lr * (_LR / lr)
         team_pull = ratio * pull
         yield {
             "device_lr": factor * lr,
@@ -61,15 +65,24 @@ def _times(name: str, *values: float) -> Callable[[float], Iterator[Setting]]:
     return grid
 
 
+def _pulls(name: str, *values: float) -> Callable[[float], Iterator[Setting]]:
+    """Four step sizes times two pulls, which go as the inverse of `--grid_lr`."""
+
+    def grid(lr: float) -> Iterator[Setting]:
+        return _times(name, *(value * (_LR / lr) for value in values))(lr)
+
+    return grid
+
+
 def _pfedme(lr: float) -> Iterator[Setting]:
     """η = 1/(2λ): half of the way from w_n to θ_n, as λ only bends the device steps."""
-    for setting in _times("device_prox", 0.5, 5.0)(lr):
+    for setting in _pulls("device_prox", 0.5, 5.0)(lr):
         yield {**setting, "local_lr": 0.5 / setting["device_prox"]}
 
 
 def _ditto(lr: float) -> Iterator[Setting]:
     """One step size for both models."""
-    for setting in _times("device_prox", 0.1, 1.0)(lr):
+    for setting in _pulls("device_prox", 0.1, 1.0)(lr):
         yield {**setting, "personal_lr": setting["device_lr"]}
 
 
@@ -83,7 +96,7 @@ def _finetune(lr: float) -> Iterator[Setting]:
 
 def _al2gd(lr: float) -> Iterator[Setting]:
     """Devices' and teams' pulls alike."""
-    for setting in _times("device_prox", 0.1, 1.0)(lr):
+    for setting in _pulls("device_prox", 0.1, 1.0)(lr):
         yield {**setting, "team_prox": setting["device_prox"]}
 
 
@@ -102,7 +115,7 @@ GRIDS: dict[str, Callable[[float], Iterator[Setting]]] = {
     "pfedme": _pfedme,
     "ditto": _ditto,
     "hsgd": _ladder,
-    "fedprox": _times("device_prox", 0.01, 0.3),
+    "fedprox": _pulls("device_prox", 0.01, 0.3),
     "scaffold": _ladder,
     "pfedbayes": _pfedbayes,
     "al2gd": _al2gd,

@@ -6,9 +6,9 @@ from typing import Any
 
 from experiments.grids import Setting
 
-# What is reported, and where it is read: methods that store no personal models are
-# adapted when they are scored.
-LABELS = {"PM": ("PM", "PM_adapted"), "TM": ("TM",), "GM": ("GM",)}
+# What is reported, and where it is read. Adapted first: a method has such models where
+# those that it stores are none, or those of absent devices out of date.
+LABELS = {"PM": ("PM_adapted", "PM"), "TM": ("TM",), "GM": ("GM",)}
 SCORES = ("accuracy", "device_mean_accuracy", "worst_decile_accuracy")
 
 Rows = Sequence[dict[str, Any]]

@@ -7,7 +7,7 @@ from permfl_jax.schedule import Schedule
 
 
 class Traffic(NamedTuple):
-    """Models sent per global round; times the bytes of a model for bytes.
+    """Most models sent per global round; times the bytes of a model for bytes.
 
     Attributes:
       device_up: by devices.

@@ -33,6 +33,8 @@ class Method(NamedTuple):
       hparams: a frozen dataclass of numbers, with `traced()`.
       traffic: `(hparams, schedule, sampler) -> Traffic` of one global round.
       gradients: what a device computes in a round, in multiples of K·L.
+      batch: gradients on one mini-batch; where it does not divide K·L, more than
+        `gradients` says are computed.
       advise: `(hparams, schedule, num_rounds, measured, l2) -> [str]`, warnings before
         a run, or `None` if the method has no theory to check against.
     """
@@ -41,6 +43,7 @@ class Method(NamedTuple):
     hparams: type[Any]
     traffic: Callable[..., traffic.Traffic]
     gradients: int = 1
+    batch: int = 1
     advise: Callable[..., list[str]] | None = None
 
 
@@ -72,7 +75,12 @@ ALGORITHMS: dict[str, Method] = {
     "al2gd": Method(al2gd.al2gd, al2gd.HParams, traffic.by_coins, advise=al2gd.advise),
     "demlearn": Method(demlearn.demlearn, demlearn.HParams, traffic.two_tier),
     "ifca": Method(ifca.ifca, ifca.HParams, _all_clusters),
-    "pfedbayes": Method(pfedbayes.pfedbayes, pfedbayes.HParams, _two_models),
+    "pfedbayes": Method(
+        pfedbayes.pfedbayes,
+        pfedbayes.HParams,
+        _two_models,
+        batch=pfedbayes.STEPS_PER_BATCH,
+    ),
     "finetune": Method(finetune.finetune, finetune.HParams, traffic.two_tier),
 }
 

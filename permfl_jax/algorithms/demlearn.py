@@ -10,8 +10,8 @@ round 1 there is none, and no pull. μ = 0 is DemLearn, μ > 0 DemLearn-P.
 Source: Nguyen et al., "Self-organizing Democratized Learning: Towards Large-scale
 Distributed Learning Systems", arXiv:2007.03278, and its code, nhatminh/Dem-AI. The tree
 is cut from average linkage of the Euclidean distances between whole models: the root's
-two children are the sides of the last merge, each is split once more, and devices hang
-below these four groups. Where a branch is a single device, it hangs there itself. With
+two children are the sides of the last merge, each is split twice more, and devices hang
+below these eight groups. Where a branch is a single device, it hangs there itself. With
 α_d = 1 everybody gets the root, which is FedAvg; with α_d = μ = 0 training is local.
 
 Of the code we leave out the 1.15 by which it multiplies all means of the first rounds,
@@ -40,7 +40,7 @@ from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
-LEVELS = 2  # of groups below the root
+LEVELS = 3  # of groups below the root
 LOWEST = 2**LEVELS  # groups above devices; as a label, the root
 MOST_DEVICES = 2000
 
@@ -61,7 +61,7 @@ class Groups(NamedTuple):
     """What `State.extra` holds.
 
     Attributes:
-      models: what devices of each lowest group are pulled to, leaves `[4, ...]`.
+      models: what devices of each lowest group are pulled to, leaves `[8, ...]`.
       label: `[D]` int32, which group; 4 is the root, for who was not in the last tree.
     """
 
@@ -206,8 +206,8 @@ def means_of(
       weight: `[A]`, from `cohort.weights`.
 
     Returns:
-      Root first, the means, leaves `[1, ...]`, `[2, ...]` and `[4, ...]`, and how many
-      devices they are of, `[1]`, `[2]` and `[4]`; without any, a mean is 0.
+      Root first, the means, leaves `[1, ...]`, `[2, ...]`, `[4, ...]`, `[8, ...]`, and
+      how many devices they are of, `[1]` to `[8]`; without any, a mean is 0.
     """
     groups = dataclasses.replace(cohort, slot=label)
     means = [groups.team_mean(theta, weight, LOWEST)]
@@ -235,7 +235,7 @@ def mixed(means: list[Params], counts: list[jax.Array], share: jax.Array) -> Par
       share: α_d.
 
     Returns:
-      Leaves `[4, ...]`.
+      Leaves `[8, ...]`.
     """
     above = means[0]
     for level in range(1, LEVELS + 1):
@@ -256,5 +256,5 @@ def _present(cohort):
 
 
 def _with_root(models, root):
-    """Leaves `[4, ...]` and `[...]` to `[5, ...]`, the root last."""
+    """Leaves `[8, ...]` and `[...]` to `[9, ...]`, the root last."""
     return jax.tree.map(lambda m, x: jnp.concatenate([m, x[None]]), models, root)

@@ -39,7 +39,7 @@ from permfl_jax.rules import Step
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
 
-_STEPS_PER_BATCH = 5  # R
+STEPS_PER_BATCH = 5  # R
 _START_RHO = -3.0
 _ADAM = optax.scale_by_adam()
 
@@ -191,7 +191,7 @@ class _PFedBayes(NamedTuple):
             numbers._replace(kl=kl),
             federation,
             variational,
-            max(1, self.schedule.steps_per_round // _STEPS_PER_BATCH),
+            max(1, self.schedule.steps_per_round // STEPS_PER_BATCH),
         )
 
 
@@ -209,7 +209,7 @@ def variational(step: Step, work: Work) -> tuple[Work, jax.Array]:
         grads = tree.step(back(grads)[0], pull, -rates.kl)
         return _adam_step(own, grads, moments, rates.lr), loss
 
-    draws = jax.random.split(step.key, _STEPS_PER_BATCH)
+    draws = jax.random.split(step.key, STEPS_PER_BATCH)
     (own, own_adam), losses = jax.lax.scan(descend, (work.own, work.own_adam), draws)
     pull = jax.grad(divergence, argnums=1)(own, work.local)
     pull = _times(rates.kl, pull)

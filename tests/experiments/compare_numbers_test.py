@@ -275,3 +275,12 @@ def test_a_cell_is_written_whole_and_others_are_refused(tmp_path):
     (tmp_path / "cells" / "c" / "permfl.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="is damaged"):
         store.read("c", "permfl", {"seeds": [0]})
+
+
+@pytest.mark.parametrize("lr", [0.005, 0.05, 5.0, 20.0])
+@pytest.mark.parametrize("method", list(ALGORITHMS))
+def test_pulls_follow_the_step_sizes(method, lr):
+    """A pull of more than 2 over the step size is no descent, whatever the data."""
+    for setting in grids.grid(method, lr):
+        for size in ("device_lr", "personal_lr"):
+            assert setting.get(size, 0) * setting.get("device_prox", 0) < 1

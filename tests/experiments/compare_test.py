@@ -173,6 +173,13 @@ def test_the_paper_protocol_reports_the_best_round_beside_the_last(tmp_path):
     assert "PM published" in text
 
 
+def test_five_gradients_on_a_mini_batch_must_divide_the_steps(computed, tmp_path):
+    flag = (*SMALL, "--seeds=0", "--methods=pfedbayes", f"--workdir={tmp_path}/run")
+    with pytest.raises(InputError, match="divisible by 5, got 6"):
+        comparison.run(ask(*flag, "--team_steps=3", "--device_steps=2"))
+    assert computed == []
+
+
 def test_a_method_of_two_gradients_gets_half_the_team_steps(computed, tmp_path):
     folder = tmp_path / "run"
     flag = (*SMALL, "--seeds=0", "--methods=ditto", f"--workdir={folder}")
