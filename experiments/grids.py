@@ -4,7 +4,7 @@ Each grid is a function of the column's `--grid_lr`, so that a linear model of h
 words and a network of pixels are searched around step sizes of their own. Methods with
 one number get a ladder of eight over two decades; with two, four step sizes times two
 values of the other; PerMFL a spread of eight over (α, λ, γ), its η and β at the safe
-choices η = 1/(λ+γ) and β = 1/γ (SPEC A.4: convex combinations).
+choices η = 1/(λ+γ) and β = 1/γ (convex combinations).
 """
 
 from collections.abc import Callable, Iterator

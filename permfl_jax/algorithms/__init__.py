@@ -29,7 +29,8 @@ class Method(NamedTuple):
     """What the registry knows of a method.
 
     Attributes:
-      factory: `(loss_fn, schedule, sampler) -> Algorithm`.
+      factory: `(loss_fn, schedule, sampler) -> Algorithm`. Keep what it returns: that
+        of another call compiles again.
       hparams: a frozen dataclass of numbers, with `traced()`.
       traffic: `(hparams, schedule, sampler) -> Traffic` of one global round.
       gradients: what a device computes in a round, in multiples of K·L.
