@@ -237,12 +237,23 @@ def mixed(means: list[Params], counts: list[jax.Array], share: jax.Array) -> Par
     Returns:
       Leaves `[8, ...]`.
     """
-    above = means[0]
-    for level in range(1, LEVELS + 1):
-        above = tree.take(above, _parents(level))
-        to_parent = jnp.where(counts[level] > 1, share, 1)
-        above = jax.vmap(tree.lerp)(means[level], above, to_parent)
-    return above
+    # As one product, since compilers add up a chain of mixes in ways that hang on how
+    # many rounds are compiled together.
+    passed, parts = jnp.ones(LOWEST, share.dtype), []
+    for level in range(LEVELS, -1, -1):
+        ancestor = jnp.arange(LOWEST) >> (LEVELS - level)
+        to_parent = jnp.where(counts[level] > 1, share, 1) if level else jnp.zeros(1)
+        to_parent = to_parent.astype(share.dtype)[ancestor]
+        part = passed * (1 - to_parent)
+        parts.insert(0, part[:, None] * jax.nn.one_hot(ancestor, 2**level))
+        passed = passed * to_parent
+    matrix = jnp.concatenate(parts, axis=1)
+
+    def leaf(*levels):
+        rows = jnp.concatenate(levels)
+        return jnp.tensordot(matrix.astype(rows.dtype), rows, 1, precision="highest")
+
+    return jax.tree.map(leaf, *means)
 
 
 def _parents(level):
