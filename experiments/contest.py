@@ -206,9 +206,7 @@ def _train(entry, settings, seeds, splits, rounds, every):
 
 def _sent(entry, setting):
     """Models sent in a round, by tier and direction."""
-    count = getattr(entry.built.method, "traffic", None)
-    if count is None:
-        return {"traffic": None}
+    built = entry.built
     hparams = grids.checked(entry.name, entry.column.fixed(entry.name), setting)
-    sent = count(hparams, entry.built.schedule, entry.built.sampler)
+    sent = built.method.traffic(hparams, built.schedule, built.sampler)
     return {"traffic": {name: float(x) for name, x in sent._asdict().items()}}

@@ -99,9 +99,11 @@ def test_a_device_under_vmap_computes_what_it_would_alone():
         assert np.any(leaf != 0)
     one = jax.jit(step)
     for device in range(3):
-        alone = one(*jax.tree.map(lambda leaf: leaf[device], (params, batch)))  # noqa: B023
+        alone = one(*jax.tree.map(lambda leaf, d=device: leaf[d], (params, batch)))
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b[device], rtol=2e-4, atol=2e-6),  # noqa: B023
+            lambda a, b, d=device: np.testing.assert_allclose(
+                a, b[d], rtol=2e-4, atol=2e-6
+            ),
             alone,
             together,
         )
@@ -123,7 +125,7 @@ def test_gradient_is_that_of_finite_differences(small):
     step = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
     h = 1e-5
     ahead, behind = (
-        loss(jax.tree.map(lambda p, s: p + sign * h * s, params, step))  # noqa: B023
+        loss(jax.tree.map(lambda p, s, by=sign * h: p + by * s, params, step))
         for sign in (1, -1)
     )
     slope = sum(
