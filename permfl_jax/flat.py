@@ -110,7 +110,7 @@ class Averaging(NamedTuple):
         steps = self.steps(keys.batch_key(key), hparams, federation)
         weight = cohort.weights(weighting.device_weights(self.schedule, federation))
         before, server = cohort.take(state.cursor), to_all(state.server)
-        model, loss = local.train_mean(
+        model, _, loss = local.train_mean(
             steps, cohort, before, server, server if self.pulled else None, weight, 1
         )
         state = state._replace(

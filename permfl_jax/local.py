@@ -1,6 +1,7 @@
 """What devices do between two messages: steps by a rule, for every method."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,15 @@ class Shared(NamedTuple):
     models: Params
 
 
+def _start_of(start, anchor):
+    del anchor
+    return start
+
+
+def _sent_only(carry):
+    return carry, None
+
+
 class Steps(NamedTuple):
     """What the steps of a cohort hang on.
 
@@ -37,6 +47,8 @@ class Steps(NamedTuple):
       rule: what a device does in one step.
       count: steps; `None` for L.
       batches: mini-batches that one step sees.
+      begin: `(start, anchor) -> θ`, what a rule carries that is more than a model.
+      end: `θ -> (sent, kept)`, for `train_mean`: what is averaged, and what stays.
     """
 
     loss_fn: LossFn
@@ -47,6 +59,8 @@ class Steps(NamedTuple):
     rule: Rule = proximal
     count: int | None = None
     batches: int = 1
+    begin: Callable[[Any, Any], Any] = _start_of
+    end: Callable[[Any], tuple[Any, Any]] = _sent_only
 
     @property
     def numbers(self) -> jax.Array:
@@ -101,8 +115,8 @@ def train_mean(
     anchor: Params | Shared | None,
     weight: jax.Array,
     num_teams: int,
-) -> tuple[Params, jax.Array]:
-    """As `train`, but keeps no device's θ: memory is that of the devices at once.
+) -> tuple[Params, Params, jax.Array]:
+    """As `train`, but of θ keeps only the mean, and of each device what `end` tells.
 
     Args:
       steps: the rule.
@@ -114,7 +128,8 @@ def train_mean(
       num_teams: m, the teams that act.
 
     Returns:
-      The mean θ of each team's devices, leaves `[m, ...]`, and the losses `[A]`.
+      The mean of what each team's devices send, leaves `[m, ...]`; what they keep,
+      leaves `[A, ...]` or `None`; and the losses, `[A]` or as the rule gives them.
     """
     here = cohort.teams_on_chip(num_teams)
 
@@ -127,11 +142,12 @@ def train_mean(
         def add(total, group):
             some, share, own = group
             theta, loss = run(shared, some)
-            return tree.add_rows(total, theta, share, own), loss
+            sent, kept = steps.end(theta)
+            return tree.add_rows(total, sent, share, own), (kept, loss)
 
         def add_block(total, block):
-            part, loss = jax.lax.scan(add, zero, block)
-            return jax.tree.map(jnp.add, total, part), loss
+            part, rows = jax.lax.scan(add, zero, block)
+            return jax.tree.map(jnp.add, total, part), rows
 
         per_block = tree.largest_divisor(len(share) // at_once, tree.SUM_BLOCK)
         blocks = jax.tree.map(
@@ -140,11 +156,13 @@ def train_mean(
         )
         first = jax.tree.map(lambda x: x[0], devices)
         one = jax.eval_shape(_descend(steps, pool), shared, first)[0]
-        zero = jax.tree.map(lambda x: jnp.zeros((here, *x.shape), x.dtype), one)
-        mean, loss = jax.lax.scan(add_block, zero, blocks)
-        return cohort.sum_over_chips(mean), loss.reshape(-1)
+        sent = jax.eval_shape(steps.end, one)[0]
+        zero = jax.tree.map(lambda x: jnp.zeros((here, *x.shape), x.dtype), sent)
+        mean, rows = jax.lax.scan(add_block, zero, blocks)
+        kept, loss = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+        return cohort.sum_over_chips(mean), kept, loss
 
-    specs = (cohort.team_spec, placement.BY_DEVICE)
+    specs = (cohort.team_spec, placement.BY_DEVICE, placement.BY_DEVICE)
     more = (weight, cohort.slot)
     return _per_chip(on_chip, specs, steps, cohort, cursor, start, anchor, *more)
 
@@ -195,8 +213,12 @@ def _per_chip(on_chip, out_specs, steps, cohort, cursor, start, anchor, *more):
 
 def _at_once(steps, pool, shared, devices):
     """How many of the chip's devices to compute together."""
-    rows = next(x for x in (devices.theta, shared[0]) if x is not None)
-    model = sum(x.size // x.shape[0] * x.dtype.itemsize for x in jax.tree.leaves(rows))
+    carried = jax.eval_shape(
+        lambda shared, all_: _begin(steps, shared, jax.tree.map(lambda x: x[0], all_)),
+        shared,
+        devices,
+    )[0]
+    model = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carried))
     longest = steps.federation.train.max_count
     batch_size = min(steps.schedule.batch_size or gradient.FULL_BATCH_BLOCK, longest)
     sample = sum(4 * x.size // max(x.shape[0], 1) for x in jax.tree.leaves(pool))
@@ -207,6 +229,14 @@ def _at_once(steps, pool, shared, devices):
     )
 
 
+def _begin(steps, shared, device):
+    """What ONE device carries before its first step, and its anchor."""
+    own = jax.tree.map(lambda x: x[device.slot], shared)
+    start = device.theta if own[0] is None else own[0]
+    anchor = device.anchor if own[1] is None else own[1]
+    return steps.begin(start, anchor), anchor
+
+
 def _descend(steps, pool):
     """The steps of ONE device; no D or A below this line."""
     schedule, longest = steps.schedule, steps.federation.train.max_count
@@ -215,9 +245,7 @@ def _descend(steps, pool):
     batch_size = schedule.batch_size and min(schedule.batch_size, longest)
 
     def descend(shared, device):
-        own = jax.tree.map(lambda x: x[device.slot], shared)
-        params = device.theta if own[0] is None else own[0]
-        anchor = device.anchor if own[1] is None else own[1]
+        params, anchor = _begin(steps, shared, device)
         device_key = jax.random.fold_in(steps.key, device.identity)
         order_key, noise_key = jax.random.split(device_key)
 

@@ -211,13 +211,12 @@ def to_host(arrays: Any) -> Any:
     return jax.tree.map(hosts.fetch, arrays)
 
 
-def constrain(state: State, placement: Placement, num_devices: int) -> State:
+def constrain(state: State, placement: Placement) -> State:
     """Under `jit`: every tier on the chips that compute it.
 
     Args:
-      state: any method's.
+      state: any method's; of `extra`, a field `device` has a row for every device.
       placement: the federation's.
-      num_devices: D, to know arrays of `state.extra` with a row for every device.
     """
     if placement.mesh is None:
         return state
@@ -226,9 +225,11 @@ def constrain(state: State, placement: Placement, num_devices: int) -> State:
         sharding = NamedSharding(placement.mesh, spec)
         return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
-    def lay_extra(x):
-        by_device = x.ndim and x.shape[0] == num_devices
-        return lay(BY_DEVICE if by_device else EVERYWHERE)(x)
+    def lay_extra(extra):
+        if not hasattr(extra, "device"):
+            return jax.tree.map(lay(EVERYWHERE), extra)
+        rest = jax.tree.map(lay(EVERYWHERE), extra._replace(device=None))
+        return rest._replace(device=jax.tree.map(lay(BY_DEVICE), extra.device))
 
     return State(
         round=lay(EVERYWHERE)(state.round),
@@ -236,5 +237,5 @@ def constrain(state: State, placement: Placement, num_devices: int) -> State:
         device=jax.tree.map(lay(BY_DEVICE), state.device),
         team=jax.tree.map(lay(BY_TEAM), state.team),
         server=jax.tree.map(lay(EVERYWHERE), state.server),
-        extra=jax.tree.map(lay_extra, state.extra),
+        extra=lay_extra(state.extra),
     )

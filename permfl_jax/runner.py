@@ -29,7 +29,7 @@ def start(algorithm: Algorithm, params: Params, federation: Federation) -> State
 # Compiled, so that each chip makes only the rows that it holds.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _start(init, params, devices, teams, where):
-    return placement.constrain(init(params, devices, teams), where, devices)
+    return placement.constrain(init(params, devices, teams), where)
 
 
 @functools.partial(
@@ -62,9 +62,7 @@ def advance(
 
     def one(state, _):
         state, metrics = algorithm.round(key, hparams, state, federation)
-        state = placement.constrain(
-            state, federation.placement, num_devices(federation)
-        )
+        state = placement.constrain(state, federation.placement)
         finite = {
             f"finite/{tier}": tree.all_finite(getattr(state, tier))
             for tier in TIERS

@@ -23,7 +23,6 @@ import numpy as np
 
 from permfl_jax import placement, runner
 from permfl_jax.errors import DivergenceError
-from permfl_jax.federation import num_devices
 from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
 
 _SAME: Any = None
@@ -149,19 +148,13 @@ def member_of(state: State, seed: int, setting: int, federation: Federation) -> 
       setting: its number, below H.
       federation: the data.
     """
-    return _member_of(
-        state,
-        jnp.int32(seed),
-        jnp.int32(setting),
-        federation.placement,
-        num_devices(federation),
-    )
+    return _member_of(state, jnp.int32(seed), jnp.int32(setting), federation.placement)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _member_of(state, seed, setting, where, devices):
+@functools.partial(jax.jit, static_argnums=3)
+def _member_of(state, seed, setting, where):
     own = jax.tree.map(
         lambda x: x[seed, setting], state._replace(round=None, cursor=None)
     )
     own = own._replace(round=state.round, cursor=state.cursor[seed])
-    return placement.constrain(own, where, devices)
+    return placement.constrain(own, where)

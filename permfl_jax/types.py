@@ -99,7 +99,8 @@ class State(NamedTuple):
       device: leaves `[D, ...]`, the personal models (PM), or `None`.
       team: leaves `[M, ...]`, the team models (TM), or `None`.
       server: leaves `[...]`, the global model (GM), or `None`.
-      extra: whatever else a method carries, or `None`.
+      extra: whatever else a method carries, or `None`; what it has of every device,
+        leaves `[D, ...]`, in a field `device`.
     """
 
     round: jax.Array

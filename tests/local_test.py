@@ -62,7 +62,10 @@ def test_means_without_theta_are_the_means_of_theta(trained, device_chunk):
     steps, cohort, cursor, team = setting(device_chunk)
     weight = jnp.asarray([1.0, 2.0, 0.0, 0.5, 4.0, 3.0])
     shared = local.Shared(team)
-    mean, loss = run(local.train_mean, steps, cohort, cursor, shared, shared, weight, 3)
+    mean, kept, loss = run(
+        local.train_mean, steps, cohort, cursor, shared, shared, weight, 3
+    )
+    assert kept is None
     close((mean, loss), (cohort.team_mean(trained[0], weight, 3), trained[1]))
 
 
@@ -70,7 +73,7 @@ def test_own_starts_and_no_pull_also_have_means():
     steps, cohort, cursor, team = setting()
     own = tree.take(team, cohort.slot)
     weight = jnp.ones(6)
-    mean, _ = run(local.train_mean, steps, cohort, cursor, own, None, weight, 3)
+    mean, _, _ = run(local.train_mean, steps, cohort, cursor, own, None, weight, 3)
     theta, _ = run(local.train, steps, cohort, cursor, own, None)
     close(mean, cohort.team_mean(theta, weight, 3))
 

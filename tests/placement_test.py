@@ -1,6 +1,7 @@
 """Which chip computes which device, and where its samples lie."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -251,7 +252,14 @@ def test_a_loader_must_keep_what_counts_and_like_promise():
         from_loader(lambda part, device: {}, [0], {"train": [1]}, {})
 
 
+class Extra(NamedTuple):
+    device: jax.Array
+    groups: jax.Array
+    one: jax.Array
+
+
 def test_constrain_lays_every_tier_where_it_is_computed():
+    """As many groups as devices are no rows of devices."""
     mesh = mesh_of(2, 2)
     where = Placement(mesh)
     state = State(
@@ -260,9 +268,9 @@ def test_constrain_lays_every_tier_where_it_is_computed():
         device=jnp.zeros((8, 3)),
         team=jnp.zeros((4, 3)),
         server=jnp.zeros(8),
-        extra={"each": jnp.zeros(8), "teams": jnp.zeros(4), "one": jnp.zeros(())},
+        extra=Extra(jnp.zeros(8), jnp.zeros(8), jnp.zeros(())),
     )
-    laid = jax.jit(lambda s: placement.constrain(s, where, 8))(state)
+    laid = jax.jit(lambda s: placement.constrain(s, where))(state)
     rows = jax.tree.map(
         lambda x: (
             [(s.device.id, s.index[0].start) for s in x.addressable_shards]
@@ -272,12 +280,12 @@ def test_constrain_lays_every_tier_where_it_is_computed():
         laid,
     )
     by_device = [(0, 0), (1, 2), (2, 4), (3, 6)]
-    assert rows.cursor == rows.device == rows.extra["each"] == by_device
+    assert rows.cursor == rows.device == rows.extra.device == by_device
     assert rows.team == [(0, 0), (1, 0), (2, 2), (3, 2)]
     assert laid.server.is_fully_replicated
-    assert laid.extra["teams"].is_fully_replicated
-    assert laid.extra["one"].is_fully_replicated
-    assert placement.constrain(state, Placement(), 8) is state
+    assert laid.extra.groups.is_fully_replicated
+    assert laid.extra.one.is_fully_replicated
+    assert placement.constrain(state, Placement()) is state
 
 
 def test_by_device_and_to_host_are_inverse():

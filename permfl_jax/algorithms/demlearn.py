@@ -62,11 +62,11 @@ class Groups(NamedTuple):
 
     Attributes:
       models: what devices of each lowest group are pulled to, leaves `[8, ...]`.
-      label: `[D]` int32, which group; 4 is the root, for who was not in the last tree.
+      device: `[D]` int32, which group; 8 is the root, for who was not in the last tree.
     """
 
     models: Params
-    label: jax.Array
+    device: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class _DemLearn(NamedTuple):
         cohort = flat.draw(self.sampler, key, state.round, federation)
         steps = self.steps(key, numbers, state.round, federation)
         theta, before, label = cohort.take(
-            (state.device, state.cursor, state.extra.label)
+            (state.device, state.cursor, state.extra.device)
         )
         above = Shared(_with_root(state.extra.models, state.server))
         theta, loss = local.train(
@@ -150,7 +150,7 @@ class _DemLearn(NamedTuple):
         means, counts = means_of(cohort, theta, label, weight)
         parents = mixed(means, counts, numbers.share)
         theta = tree.lerp(theta, tree.take(parents, label), numbers.share)
-        nobody = jnp.full_like(state.extra.label, LOWEST)
+        nobody = jnp.full_like(state.extra.device, LOWEST)
         state = state._replace(
             round=state.round + 1,
             cursor=cohort.put(state.cursor, before + steps.taken),

@@ -18,12 +18,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import flat, keys, local, tree
+from permfl_jax import flat, keys, local, tree, weighting
 from permfl_jax import hparams as checks
+from permfl_jax.local import Steps
 from permfl_jax.participation import Sampler
-from permfl_jax.rules import Rates
+from permfl_jax.rules import Rates, Step, proximal
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+
+
+class Models(NamedTuple):
+    """What a device carries from step to step.
+
+    Attributes:
+      sent: y, which starts as x.
+      own: v.
+    """
+
+    sent: Params
+    own: Params
+
+    @classmethod
+    def of(cls, own: Params, server: Params) -> "Models":
+        """Before the first step."""
+        return cls(server, own)
+
+    def parts(self) -> tuple[Params, Params]:
+        """What is sent, and what is kept."""
+        return self.sent, self.own
 
 
 class Numbers(NamedTuple):
@@ -97,20 +119,44 @@ class _Ditto(NamedTuple):
     def round(
         self, key: jax.Array, numbers: Numbers, state: State, federation: Federation
     ) -> tuple[State, Metrics]:
-        average = flat.Averaging(
-            self.loss_fn, self.schedule, self.sampler, rates=_training
-        )
-        after, metrics = average.round(key, numbers, state, federation)
         cohort = flat.draw(self.sampler, key, state.round, federation)
-        personal, cursor = cohort.take((state.device, state.cursor))
-        steps = average.steps(keys.batch_key(key), numbers, federation)
-        steps = steps._replace(rates=numbers.personal)
-        personal, loss = local.train(
-            steps, cohort, cursor, personal, flat.to_all(state.server)
+        personal, before = cohort.take((state.device, state.cursor))
+        steps = self.steps(keys.batch_key(key), numbers, federation)
+        weight = cohort.weights(weighting.device_weights(self.schedule, federation))
+        sent = flat.to_all(state.server)
+        model, personal, losses = local.train_mean(
+            steps, cohort, before, personal, sent, weight, 1
         )
-        metrics["device/personal_loss"] = cohort.mean(loss).mean()
-        return after._replace(device=cohort.put(state.device, personal)), metrics
+        state = state._replace(
+            round=state.round + 1,
+            cursor=cohort.put(state.cursor, before + steps.taken),
+            device=cohort.put(state.device, personal),
+            server=flat.of_one(model),
+        )
+        return state, {
+            "device/loss": cohort.mean(losses[:, 0]).mean(),
+            "device/personal_loss": cohort.mean(losses[:, 1]).mean(),
+        }
+
+    def steps(self, key, numbers, federation):
+        """The K·L steps of a round, of which a device sends y and keeps v."""
+        return Steps(
+            self.loss_fn,
+            self.schedule,
+            key,
+            numbers,
+            federation,
+            both,
+            self.schedule.steps_per_round,
+            begin=Models.of,
+            end=Models.parts,
+        )
 
 
-def _training(numbers):
-    return numbers.training
+def both(step: Step, models: Models) -> tuple[Models, jax.Array]:
+    """y <- y - α∇f(y), and v <- v - α_v(∇f(v) + λ(v - x)); their losses, `[2]`."""
+    rates = step.rates
+    loss, grads = step.gradient(models.sent)
+    sent = tree.step(models.sent, grads, rates.training.lr)
+    own, personal_loss = proximal(step._replace(rates=rates.personal), models.own)
+    return Models(sent, own), jnp.stack([loss, personal_loss])

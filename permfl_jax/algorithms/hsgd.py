@@ -69,7 +69,7 @@ class _HSGD(NamedTuple):
             team, cursor = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             before = cohort.take(cursor)
-            team, loss = local.train_mean(
+            team, _, loss = local.train_mean(
                 steps,
                 cohort,
                 before,

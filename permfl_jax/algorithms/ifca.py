@@ -75,7 +75,7 @@ class _IFCA(NamedTuple):
             best_choice(steps, cohort, before, clusters),
         )
         weights = weighting.device_weights(self.schedule, federation)
-        mean, loss = local.train_mean(
+        mean, _, loss = local.train_mean(
             steps,
             dataclasses.replace(cohort, slot=choice),
             before,

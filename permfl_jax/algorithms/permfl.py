@@ -171,7 +171,7 @@ class _PerMFL(NamedTuple):
         )
         acting = self.sampler.acting_teams
         if not self.schedule.keep_personal:
-            theta_mean, loss = local.train_mean(
+            theta_mean, _, loss = local.train_mean(
                 steps, cohort, cursor, team, team, weight, acting
             )
             return None, theta_mean, loss

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from permfl_jax import flat, keys, local, tree
+from permfl_jax import flat, keys, local, tree, weighting
 from permfl_jax import hparams as checks
 from permfl_jax.local import Steps
 from permfl_jax.participation import Sampler
@@ -96,6 +96,15 @@ class Work(NamedTuple):
     local: Gaussian
     own_adam: optax.OptState
     local_adam: optax.OptState
+
+    @classmethod
+    def of(cls, own: Gaussian, server: Gaussian) -> "Work":
+        """Before the first step."""
+        return cls(own, server, _ADAM.init(own), _ADAM.init(server))
+
+    def parts(self) -> tuple[Gaussian, Gaussian]:
+        """What is sent, and what is kept."""
+        return self.local, self.own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,12 +174,13 @@ class _PFedBayes(NamedTuple):
             )
         )
         steps = self.steps(keys.batch_key(key), numbers, federation, count)
-        shared = tree.stack(Gaussian(state.server, state.extra.server), len(before))
-        fresh = jax.vmap(_ADAM.init)
-        start = Work(own, shared, fresh(own), fresh(shared))
-        work, loss = local.train(steps, cohort, before, start, None)
-        server = flat.mean(self.schedule, federation, cohort, work.local)
-        device, rho = cohort.put((state.device, state.extra.device), tuple(work.own))
+        sent = flat.to_all(Gaussian(state.server, state.extra.server))
+        weight = cohort.weights(weighting.device_weights(self.schedule, federation))
+        server, own, loss = local.train_mean(
+            steps, cohort, before, own, sent, weight, 1
+        )
+        server = flat.of_one(server)
+        device, rho = cohort.put((state.device, state.extra.device), tuple(own))
         state = state._replace(
             round=state.round + 1,
             cursor=cohort.put(state.cursor, before + steps.taken),
@@ -192,6 +202,8 @@ class _PFedBayes(NamedTuple):
             federation,
             variational,
             max(1, self.schedule.steps_per_round // STEPS_PER_BATCH),
+            begin=Work.of,
+            end=Work.parts,
         )
 
 

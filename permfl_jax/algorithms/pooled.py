@@ -57,7 +57,7 @@ class _Pooled(NamedTuple):
 
         def step(carry, _):
             model, cursor = carry
-            model, loss = local.train_mean(
+            model, _, loss = local.train_mean(
                 steps, cohort, cursor, flat.to_all(model), None, weight, 1
             )
             return (flat.of_one(model), cursor + steps.taken), cohort.mean(loss)

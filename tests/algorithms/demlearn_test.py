@@ -191,7 +191,7 @@ def test_planted_groups_are_found():
     noise = np.random.default_rng(35).normal(size=(10, 2))
     f.linear = centre[group] + 0.05 * noise
     state = of_quadratics(f).run("demlearn", NUMBERS, 5, **STEPS)
-    label = np.asarray(state.extra.label)
+    label = np.asarray(state.extra.device)
     # Numbered by the first device of each.
     np.testing.assert_array_equal(label // 2, group)
     np.testing.assert_array_equal(label // 4, group // 2)
@@ -206,7 +206,7 @@ def test_absentees_keep_their_bits_and_hang_below_the_root(name):
     acted = np.isin(np.arange(len(place.team)), place.acting(2))
     rows = [vectors(s.device, len(acted)) for s in (before, after)]
     np.testing.assert_array_equal((rows[0] == rows[1]).all(axis=1), ~acted)
-    np.testing.assert_array_equal(after.extra.label == 2**LEVELS, ~acted)
+    np.testing.assert_array_equal(after.extra.device == 2**LEVELS, ~acted)
     assert 0 < acted.sum() < len(acted)
 
 
