@@ -1,8 +1,13 @@
-"""Strict numerics for every test; programs started by tests run as users run them."""
+"""Strict numerics for every test, and quick compilations."""
 
 import itertools
+import os
 import pathlib
 import sys
+
+# Tests compile thousands of small programs once: half of the time is LLVM's, polishing.
+# Before JAX reads it; programs that tests start have it too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest
