@@ -21,10 +21,11 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from experiments import machine, peers, roofline, timing, workloads
-from experiments.benchmark_report import Figures, report
 from permfl_jax import algorithms
 from permfl_jax.errors import InputError
+
+from . import machine, peers, roofline, timing, workloads
+from .benchmark_report import Figures, report
 
 FIXED = {w.name: w for w in (workloads.W1, workloads.W2, workloads.W3, workloads.W5)}
 NAMES = ("W1", "W2", "W3", "W4", "W5", "participation", "ragged", "compile", "methods")
@@ -264,5 +265,10 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"experiments.benchmark: {error}")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command permfl-benchmark."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -4,11 +4,12 @@ import shlex
 import sys
 from typing import Any, NamedTuple
 
-from experiments import grids
-from experiments.columns import Column
-from experiments.published import NOTE
 from permfl_jax import algorithms
 from permfl_jax.errors import InputError
+
+from . import grids
+from .columns import Column
+from .published import NOTE
 
 
 class Comparison(NamedTuple):

@@ -5,9 +5,10 @@ import os
 import pathlib
 from typing import Any
 
-from experiments import columns, grids
-from experiments.columns import Column
 from permfl_jax.errors import InputError
+
+from . import columns, grids
+from .columns import Column
 
 # What does not change a cell: places, and how rounds are spread over chips and calls.
 _INDIFFERENT = (

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from absl import flags
 
-from experiments import config
 from permfl_jax import algorithms, hparams
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import check_count
+
+from . import config
 
 PROTOCOLS = ("fair", "paper")
 # The comparison decides these; a column cannot.

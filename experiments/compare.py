@@ -16,7 +16,10 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from experiments import (
+from permfl_jax import algorithms
+from permfl_jax.errors import DivergenceError, InputError
+
+from . import (
     captions,
     columns,
     comparison,
@@ -25,8 +28,6 @@ from experiments import (
     members,
     population,
 )
-from permfl_jax import algorithms
-from permfl_jax.errors import DivergenceError, InputError
 
 flags.DEFINE_list(
     "methods", None, f"Default: all of {', '.join(algorithms.ALGORITHMS)}."
@@ -91,5 +92,11 @@ def main(argv: Sequence[str]) -> None:
 for _module in (config, columns, population):
     flags.adopt_module_key_flags(_module)
 
-if __name__ == "__main__":
+
+def console() -> None:
+    """The command permfl-compare."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -11,7 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import (
+from permfl_jax import algorithms, data, models, partitions, results, teams
+from permfl_jax.errors import InputError
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+
+from . import (
     captions,
     cells,
     contest,
@@ -21,11 +26,7 @@ from experiments import (
     machine,
     tables,
 )
-from experiments.captions import Comparison
-from permfl_jax import algorithms, data, models, partitions, results, teams
-from permfl_jax.errors import InputError
-from permfl_jax.participation import Sampler
-from permfl_jax.schedule import Schedule
+from .captions import Comparison
 
 
 def check(asked: Comparison) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import data_flags, machine
 from permfl_jax import algorithms, models
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS, check_count
+
+from . import data_flags, machine
 
 
 def _names(registry: Iterable[str]) -> str:

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import columns, grids, scores
-from experiments.columns import Column
-from experiments.experiment import Experiment
-from experiments.members import Members
-from experiments.population import Population
 from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 from permfl_jax.schedule import Schedule
+
+from . import columns, grids, scores
+from .columns import Column
+from .experiment import Experiment
+from .members import Members
+from .population import Population
 
 
 class Entry(NamedTuple):

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from experiments.scores import LABELS
+from .scores import LABELS
 
 # Okabe and Ito's colours, told apart also by shape and in grey.
 _MARKS = {"PM": ("#0072B2", "o"), "TM": ("#E69F00", "s"), "GM": ("#009E73", "D")}

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import machine
-from experiments.config import Config
 from permfl_jax import (
     algorithms,
     assemble,
@@ -23,6 +21,9 @@ from permfl_jax.participation import Sampler
 from permfl_jax.partitions.ownership import Ownership
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation
+
+from . import machine
+from .config import Config
 
 
 class Experiment(NamedTuple):

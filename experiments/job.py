@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import machine
-from experiments.experiment import Experiment, rounds_per_call
 from permfl_jax import algorithms, evaluate, keys, measure, runner
+
+from . import machine
+from .experiment import Experiment, rounds_per_call
 
 
 def advice(experiment: Experiment) -> list[str]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import experiment, timing
-from experiments.members import Members
 from permfl_jax import evaluate, keys, runner, sweep
 from permfl_jax.types import Federation, State
+
+from . import experiment, timing
+from .members import Members
 
 PAIRS = 5  # measurements of `Population.cost`
 

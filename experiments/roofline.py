@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import workloads
+from . import workloads
 
 
 class Ceilings(NamedTuple):

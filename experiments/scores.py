@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.grids import Setting
+from .grids import Setting
 
 # What is reported, and where it is read. Adapted first: a method has such models where
 # those that it stores are none, or those of absent devices out of date.

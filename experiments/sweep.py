@@ -15,11 +15,12 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from experiments import config, experiment, machine, population, sweep_report
-from experiments.members import Members, members
-from experiments.population import PAIRS, Population
 from permfl_jax import algorithms, placement, results
 from permfl_jax.errors import DivergenceError, InputError
+
+from . import config, experiment, machine, population, sweep_report
+from .members import Members, members
+from .population import PAIRS, Population
 
 flags.DEFINE_multi_string(
     "grid",
@@ -135,5 +136,11 @@ def main(argv: Sequence[str]) -> None:
 flags.adopt_module_key_flags(config)
 flags.adopt_module_key_flags(population)
 
-if __name__ == "__main__":
+
+def console() -> None:
+    """The command permfl-sweep."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

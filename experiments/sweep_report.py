@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import job
 from permfl_jax.evaluate import LABELS
+
+from . import job
 
 Rows = Sequence[dict[str, Any]]
 

@@ -4,10 +4,10 @@ import csv
 import io
 from typing import Any
 
-from experiments import published
-from experiments.columns import Column
-from experiments.intervals import interval, paired
-from experiments.scores import LABELS, SCORES
+from . import published
+from .columns import Column
+from .intervals import interval, paired
+from .scores import LABELS, SCORES
 
 BASE = "permfl"  # to which every method is compared
 ROLES = {"majority": "floor", "local": "floor", "pooled": "ceiling"}

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import jax
 
-from experiments import workloads
 from permfl_jax import algorithms, evaluate, placement, runner
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
+
+from . import workloads
 
 _LEAST_SECONDS = 0.3  # a measurement repeats its call until so much time is over
 

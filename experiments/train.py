@@ -10,10 +10,11 @@ import jax
 import tqdm
 from absl import app, flags, logging
 
-from experiments import config, experiment, job, machine, report
 from permfl_jax import placement, results
 from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.evaluate import LABELS
+
+from . import config, experiment, job, machine, outcome
 
 
 def run(settings: config.Config) -> None:
@@ -36,7 +37,7 @@ def run(settings: config.Config) -> None:
         print(
             f"{folder.path} already holds this run, finished{folder.by_other_code()}:"
         )
-        print(report.table(finished))
+        print(outcome.table(finished))
         return
     built = experiment.build(settings)
     replaced = folder.unfinished_rows()
@@ -61,9 +62,9 @@ def run(settings: config.Config) -> None:
     floor = job.floors(built)
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
-    report.curves(rows, floor, title, folder.path / "curves.png")
+    outcome.curves(rows, floor, title, folder.path / "curves.png")
     folder.write_summary(summary)
-    print(report.table(summary))
+    print(outcome.table(summary))
     print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl")
 
 
@@ -110,5 +111,11 @@ def main(argv: Sequence[str]) -> None:
 
 flags.adopt_module_key_flags(config)
 
-if __name__ == "__main__":
+
+def console() -> None:
+    """The command permfl-train."""
     app.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments import peers
 from permfl_jax import federation, keys, models, task
 from permfl_jax.algorithms.permfl import HParams
 from permfl_jax.types import Federation, Params
+
+from . import peers
 
 
 class Workload(NamedTuple):

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.peers import Device, Peer, Setting, members
 from permfl_jax import gradient, models, task
 from permfl_jax.types import Batch, LossFn, Params
+
+from . import Device, Peer, Setting, members
 
 _TEST_BLOCK = 64  # test sets are padded to a multiple, so that few programs serve all
 

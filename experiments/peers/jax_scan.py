@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.peers import Device, Peer, Setting, jax_loop
 from permfl_jax.types import LossFn
+
+from . import Device, Peer, Setting, jax_loop
 
 
 def build(

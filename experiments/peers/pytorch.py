@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiments.peers import Device, Peer, Setting, members, torch_models
+from . import Device, Peer, Setting, members, torch_models
 
 
 class ProximalSGD(torch.optim.Optimizer):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.peers import Device, Peer, Setting, members, torch_models
+from . import Device, Peer, Setting, members, torch_models
 
 Model = list[torch.Tensor]
 Batch = tuple[torch.Tensor, torch.Tensor]

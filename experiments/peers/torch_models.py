@@ -16,8 +16,9 @@ import torch
 from flax.traverse_util import flatten_dict
 from torch import nn
 
-from experiments.peers import Device, Setting
 from permfl_jax.models.cnn import PLANS, Plan
+
+from . import Device, Setting
 
 
 class Flatten(nn.Flatten):
