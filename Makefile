@@ -46,8 +46,8 @@ lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  setup.cfg --extra editable -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
-	  setup.cfg --extra editable --extra dev -c requirements.lock \
-	  -o requirements-dev.lock
+	  setup.cfg --extra editable --extra dev --extra docs --extra export --extra tb \
+	  -c requirements.lock -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .bootstrap build dist *.egg-info

@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
 from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 
-from . import machine, peers, roofline, timing, workloads
+from . import machine, peers, program, roofline, timing, workloads
 from .benchmark_report import Figures, report
 
 FIXED = {w.name: w for w in (workloads.W1, workloads.W2, workloads.W3, workloads.W5)}
@@ -252,22 +252,17 @@ def benchmark(values: Any) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Turns mistakes into one sentence and a non-zero exit."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
-        machine.use_all_cores()
-        # A program that is found in a cache has not been compiled.
-        jax.config.update("jax_enable_compilation_cache", False)
-        benchmark(flags.FLAGS)
-    except InputError as error:
-        sys.exit(f"experiments.benchmark: {error}")
+    """Measures what the flags ask for."""
+    program.no_arguments(argv)
+    machine.use_all_cores()
+    # A program that is found in a cache has not been compiled.
+    jax.config.update("jax_enable_compilation_cache", False)
+    benchmark(flags.FLAGS)
 
 
 def console() -> None:
     """The command permfl-benchmark."""
-    app.run(main)
+    program.run(main, "experiments.benchmark")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
 
 from permfl_jax import evaluate, federation, runner, task
 from permfl_jax.algorithms.permfl import HParams, permfl
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Federation
+
+from . import program
 
 
 def hospitals() -> Federation:
@@ -82,7 +83,7 @@ def plain_loss() -> np.ndarray:
 
 def main(argv: Sequence[str]) -> None:
     """Runs both."""
-    del argv
+    program.no_arguments(argv)
     for label, accuracy in flax_model().items():
         print(f"{label} test accuracy {accuracy:.2%}")
     north, south = plain_loss()
@@ -90,4 +91,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main, "experiments.bring_your_own")

@@ -1,6 +1,6 @@
 """Compares methods on datasets and models: the tables of the paper, done right.
 
-    python -m experiments.compare --flagfile=experiments/presets/compare_quick.flags
+    python -m experiments.compare --preset=compare_quick
 
 A cell is one method on one column; what is finished is kept, so that the same command
 goes on where it was stopped. Two protocols, never mixed in one folder: `fair` tunes
@@ -11,13 +11,12 @@ All flags of `experiments.train` are common settings of the columns.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags
 
 from permfl_jax import algorithms
-from permfl_jax.errors import DivergenceError, InputError
+from permfl_jax.errors import InputError
 
 from . import (
     captions,
@@ -27,6 +26,7 @@ from . import (
     machine,
     members,
     population,
+    program,
 )
 
 flags.DEFINE_list(
@@ -73,20 +73,12 @@ def from_flags(values: flags.FlagValues) -> captions.Comparison:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Turns mistakes into one sentence and a non-zero exit."""
-    logging.set_verbosity(logging.WARNING)
-    values = flags.FLAGS
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
-        asked = from_flags(values)
-        machine.use_all_cores()
-        machine.remember_compilations(values.data_dir)
-        comparison.run(asked)
-    except (InputError, DivergenceError) as error:
-        sys.exit(f"experiments.compare: {error}")
-    except KeyboardInterrupt:
-        sys.exit("experiments.compare: interrupted; finished cells are kept.")
+    """Compares what the flags ask for."""
+    program.no_arguments(argv)
+    asked = from_flags(flags.FLAGS)
+    machine.use_all_cores()
+    machine.remember_compilations(flags.FLAGS.data_dir)
+    comparison.run(asked)
 
 
 for _module in (config, columns, population):
@@ -95,7 +87,7 @@ for _module in (config, columns, population):
 
 def console() -> None:
     """The command permfl-compare."""
-    app.run(main)
+    program.run(main, "experiments.compare", interrupted="finished cells are kept")
 
 
 if __name__ == "__main__":

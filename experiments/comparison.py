@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from permfl_jax import algorithms, data, models, partitions, results, teams
+from permfl_jax import algorithms, data, models, partitions, provenance, results, teams
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
@@ -158,7 +158,7 @@ def _compute(asked, column, method, built):
     return {
         **contest.run(entry, asked.protocol),
         "partition_sha256": built.report.get("sha256"),
-        "commit": results.git_commit(),
+        "commit": provenance.git_commit(),
         "machine": _machine(),
     }
 
@@ -172,7 +172,7 @@ def _machine():
 def _say_what_is_kept(found):
     if not found:
         return
-    own = results.git_commit()
+    own = provenance.git_commit()
     others = sorted({str(cell["commit"]) for cell in found.values()} - {str(own)})
     remark = f", of them some by commit {', '.join(others)}" if others else ""
     print(f"{len(found)} finished cells are kept{remark}", file=sys.stderr)

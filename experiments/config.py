@@ -12,18 +12,19 @@ from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS, check_count
 
-from . import data_flags, machine
+from . import command_line, data_flags, machine
 
 
 def _names(registry: Iterable[str]) -> str:
     return ", ".join(registry)
 
 
-_HPARAMS = "; ".join(
-    f"{name}: {_names(field.name for field in dataclasses.fields(method.hparams))}"
-    for name, method in algorithms.ALGORITHMS.items()
+flags.DEFINE_string(
+    "preset",
+    None,
+    "Flags that come with the program, read in this place: "
+    f"{_names(command_line.presets())}.",
 )
-
 flags.DEFINE_string("model", "mclr", f"One of: {_names(models.MODELS)}.")
 flags.DEFINE_string("algorithm", "permfl", f"One of: {_names(algorithms.ALGORITHMS)}.")
 flags.DEFINE_integer("num_teams", 4, "Teams M.")
@@ -35,9 +36,11 @@ flags.DEFINE_integer("team_steps", 10, "Team rounds K per global round.")
 flags.DEFINE_integer("device_steps", 20, "Device steps L per team round.")
 flags.DEFINE_integer("batch_size", 64, "Samples per device step; 0 for all.")
 flags.DEFINE_string(
-    "batching", "shuffle", f"{_names(BATCHINGS)}: new order each pass, or stored order."
+    "batching", "shuffle", f"{_names(BATCHINGS)}: new order in each pass, or as stored."
 )
-flags.DEFINE_string("weights", "uniform", f"Of the means: {_names(WEIGHTS)}.")
+flags.DEFINE_string(
+    "weights", "uniform", f"Of devices and teams in means: {_names(WEIGHTS)}."
+)
 flags.DEFINE_string(
     "aggregate",
     "participants",
@@ -46,7 +49,8 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
     "hparam",
     [],
-    "name=value, repeatable; a later one replaces an earlier one. " + _HPARAMS,
+    "name=value, repeatable; a later one replaces an earlier one. Names and defaults "
+    "are listed by --help.",
 )
 flags.DEFINE_integer("teams_per_round", None, "Teams m per global round. Default: all.")
 flags.DEFINE_integer(
@@ -78,7 +82,7 @@ flags.DEFINE_bool(
     "Join the other processes of a pod or cluster first (BUILD.md); the first one "
     "writes the results.",
 )
-flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 flags.DEFINE_float("l2", 0.0, "Adds l2/2 |params|^2 to the loss of every sample.")
 flags.DEFINE_list("hidden", [], "Widths of dnn's one or two hidden layers.")
 flags.DEFINE_bool(

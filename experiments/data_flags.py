@@ -59,8 +59,8 @@ flags.DEFINE_integer(
     "made up from the largest devices, those of the same team where the partition "
     "makes teams (partitions dirichlet, domains, quantity, two_level_dirichlet).",
 )
-flags.DEFINE_float("validation_fraction", 0.10, "Of each device's samples.")
-flags.DEFINE_float("test_fraction", 0.15, "Of each device's samples.")
+flags.DEFINE_float("validation_fraction", 0.10, "Share of each device's samples.")
+flags.DEFINE_float("test_fraction", 0.15, "Share of each device's samples.")
 flags.DEFINE_float(
     "synthetic_alpha",
     0.5,

@@ -136,6 +136,22 @@ def spread(experiment: Experiment) -> Experiment:
     return experiment._replace(federation=placed)
 
 
+def cost(experiment: Experiment, hparams: Any, rounds: int) -> dict[str, float]:
+    """What so many global rounds cost: bytes by tier and direction, and device steps.
+
+    Args:
+      experiment: its method, schedule, sampler and model.
+      hparams: checked hyper-parameters.
+      rounds: t.
+    """
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0))
+    model = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    schedule, sampler = experiment.schedule, experiment.sampler
+    sent = experiment.method.traffic(hparams, schedule, sampler).times(rounds * model)
+    bytes_ = {f"bytes/{name}": number for name, number in sent._asdict().items()}
+    return bytes_ | {"device_steps": rounds * schedule.steps_per_round * sampler.places}
+
+
 def _majority(devices, num_classes):
     counts = [
         federation.class_counts(samples, num_classes)

@@ -6,11 +6,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
-from permfl_jax import algorithms, evaluate, keys, measure, runner
+from permfl_jax import algorithms, checked, evaluate, keys, measure, runner
+from permfl_jax.types import State
 
 from . import machine
-from .experiment import Experiment, rounds_per_call
+from .experiment import Experiment, cost, rounds_per_call
+from .session import Begin
+
+flags.DEFINE_bool(
+    "checks",
+    False,
+    "Watch every operation, on one chip, and name the first that gives NaN or divides "
+    "by zero; slower.",
+)
 
 
 def advice(experiment: Experiment) -> list[str]:
@@ -36,67 +46,81 @@ def advice(experiment: Experiment) -> list[str]:
 
 def planned_bytes(experiment: Experiment) -> int:
     """Memory of the compiled rounds on one chip; `train` then does not compile."""
-    key, traced, start = _before(experiment)
+    key, traced = _given(experiment)
     return runner.planned_bytes(
         experiment.algorithm,
         rounds_per_call(experiment.config),
         key,
         traced,
-        start,
+        start(experiment),
         experiment.federation,
     )
 
 
 def train(
     experiment: Experiment,
+    begin: Begin,
     on_row: Callable[[dict[str, Any]], None],
-    on_round: Callable[[int, dict[str, Any]], None],
+    after: Callable[[int, State, float], None],
 ) -> list[dict[str, Any]]:
-    """Trains and scores; returns the rows that `on_row` was given.
+    """Trains and scores; returns all rows, those of `begin` first.
 
     Args:
       experiment: what to run.
+      begin: from where.
       on_row: called with each evaluation.
-      on_round: called with the rounds done so far and the last row.
+      after: called with the rounds done so far, the state, which is given away when it
+        returns, and the seconds.
 
     Raises:
       DivergenceError: something stopped being finite.
     """
     config = experiment.config
     evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
-    rows: list[dict[str, Any]] = []
+    rows = list(begin.rows)
 
     def score(round_, models_now, metrics):
         row = {"round": round_, **evaluator.rows(models_now), **metrics}
         rows.append(row)
         on_row(row)
 
-    begun = time.monotonic()
-    for round_, models_now, metrics in _trajectory(experiment):
+    begun = time.monotonic() - begin.seconds
+    for state, models_now, metrics in _trajectory(experiment, begin.state):
+        round_, seconds = int(state.round), time.monotonic() - begun
         if round_ % config.eval_every == 0 or round_ == config.num_rounds:
-            metrics["seconds"] = round(time.monotonic() - begun, 3)
+            metrics |= cost(experiment, experiment.hparams, round_)
+            metrics["seconds"] = round(seconds, 3)
             score(round_, models_now(), metrics)
-        on_round(round_, rows[-1] if rows else {})
+        after(round_, state, seconds)
     return rows
 
 
-def _trajectory(experiment):
-    """Yields (round, function giving the models to score, metrics of the round)."""
+def start(experiment: Experiment) -> State:
+    """The state before round 1."""
+    key, _ = _given(experiment)
+    params = experiment.task.init(keys.init_key(key))
+    return runner.start(experiment.algorithm, params, experiment.federation)
+
+
+def _trajectory(experiment, begin):
+    """Yields (state, function giving the models to score, metrics of the round)."""
     config = experiment.config
-    key, traced, start = _before(experiment)
-    for state, metrics in runner.run(
+    key, traced = _given(experiment)
+    watched = flags.FLAGS.is_parsed() and flags.FLAGS.checks
+    rounds = checked.run if watched else runner.run
+    for state, metrics in rounds(
         experiment.algorithm,
         key,
         traced,
-        start,
+        begin,
         experiment.federation,
-        config.num_rounds,
+        config.num_rounds - int(begin.round),
         rounds_per_call(config),
     ):
         last = {
             name: float(values[-1])
             for name, values in metrics.items()
-            if not name.startswith("finite/")
+            if not name.startswith(runner.HEALTH)
         }
 
         def models_now(state=state):
@@ -104,15 +128,12 @@ def _trajectory(experiment):
                 experiment.algorithm, key, traced, state, experiment.federation
             )
 
-        yield int(state.round), models_now, last
+        yield state, models_now, last
 
 
-def _before(experiment):
-    """The key, the numbers and the state with which a run begins."""
-    key = jax.random.key(experiment.config.seed)
-    params = experiment.task.init(keys.init_key(key))
-    start = runner.start(experiment.algorithm, params, experiment.federation)
-    return key, experiment.hparams.traced(), start
+def _given(experiment):
+    """The key and the numbers of a run."""
+    return jax.random.key(experiment.config.seed), experiment.hparams.traced()
 
 
 def floors(experiment: Experiment) -> dict[str, float]:
@@ -136,7 +157,7 @@ def _local_floor(experiment):
             experiment.task.loss, experiment.schedule, experiment.sampler
         ),
     )
-    *_, (_, models_now, _) = _trajectory(alone)
+    *_, (_, models_now, _) = _trajectory(alone, start(alone))
     evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
     row = evaluator.rows(models_now(), splits=("test",))
     return {f"local/{name.removeprefix('PM/')}": v for name, v in row.items()}

@@ -22,7 +22,7 @@ PRECISIONS = {
 flags.DEFINE_string(
     "precision",
     "float32",
-    f"Of matrix products; models stay float32: {', '.join(PRECISIONS)}.",
+    f"Of matrix products: {', '.join(PRECISIONS)}. Models stay float32.",
 )
 
 

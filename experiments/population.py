@@ -87,6 +87,9 @@ class Population:
                     else:
                         row = self._score(evaluator, state, who, splits)
                         row |= _last(metrics, who)
+                        row |= experiment.cost(
+                            self.built, self.who.hparams[who[1]], round_
+                        )
                     rows.append({**member, **now, **row})
             yield round_, rows
 
@@ -143,5 +146,5 @@ def _last(metrics, who):
     return {
         name: float(values[who][-1])
         for name, values in metrics.items()
-        if not name.startswith("finite/")
+        if not name.startswith(runner.HEALTH)
     }

@@ -1,6 +1,6 @@
 """Trains seeds times hyper-parameters of one federation as one program.
 
-    python -m experiments.sweep --flagfile=experiments/presets/quickstart.flags \
+    python -m experiments.sweep --preset=quickstart \
         --seeds=0,1,2 --grid=device_lr=0.02,0.05,0.1 --workdir=runs/sweep --compare
 
 All flags of `experiments.train` but `--local_floor` and `--distributed` mean the same.
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import app, flags, logging
+from absl import flags
 
 from permfl_jax import algorithms, placement, results
 from permfl_jax.errors import DivergenceError, InputError
 
-from . import config, experiment, machine, population, sweep_report
+from . import config, experiment, machine, population, program, sweep_report
 from .members import Members, members
 from .population import PAIRS, Population
 
@@ -108,29 +108,22 @@ def _train(whole, folder):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Turns mistakes and divergence into one sentence and a non-zero exit."""
-    logging.set_verbosity(logging.WARNING)
+    """Runs the sweep that the flags ask for."""
+    program.no_arguments(argv)
     values = flags.FLAGS
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
-        settings = config.from_flags(values)
-        if settings.distributed:
-            raise InputError("a sweep runs in one process, without --distributed.")
-        if values.workdir is None:
-            folder = "runs/sweep_{dataset}_{model}_{algorithm}".format(**vars(settings))
-            settings = dataclasses.replace(settings, workdir=folder)
-        seeds = [str(settings.seed)] if values.seeds is None else values.seeds
-        method = algorithms.get(settings.algorithm).hparams
-        who = members(method, settings.hparam, seeds, values.grid)
-        machine.set_precision(settings.precision)
-        machine.use_all_cores()
-        machine.remember_compilations(settings.data_dir)
-        run(settings, who, values.compare)
-    except (InputError, DivergenceError) as error:
-        sys.exit(f"experiments.sweep: {error}")
-    except KeyboardInterrupt:
-        sys.exit("experiments.sweep: interrupted; what was measured is in the workdir.")
+    settings = config.from_flags(values)
+    if settings.distributed:
+        raise InputError("a sweep runs in one process, without --distributed.")
+    if values.workdir is None:
+        folder = "runs/sweep_{dataset}_{model}_{algorithm}".format(**vars(settings))
+        settings = dataclasses.replace(settings, workdir=folder)
+    seeds = [str(settings.seed)] if values.seeds is None else values.seeds
+    method = algorithms.get(settings.algorithm).hparams
+    who = members(method, settings.hparam, seeds, values.grid)
+    machine.set_precision(settings.precision)
+    machine.use_all_cores()
+    machine.remember_compilations(settings.data_dir)
+    run(settings, who, values.compare)
 
 
 flags.adopt_module_key_flags(config)
@@ -139,7 +132,9 @@ flags.adopt_module_key_flags(population)
 
 def console() -> None:
     """The command permfl-sweep."""
-    app.run(main)
+    program.run(
+        main, "experiments.sweep", interrupted="what was measured is in the workdir"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains one federation and reports PM, TM and GM.
 
-python -m experiments.train --flagfile=experiments/presets/quickstart.flags
+python -m experiments.train --preset=quickstart
 """
 
 import sys
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import jax
 import tqdm
-from absl import app, flags, logging
+from absl import flags
 
 from permfl_jax import placement, results
-from permfl_jax.errors import DivergenceError, InputError
+from permfl_jax.errors import InputError
 from permfl_jax.evaluate import LABELS
 
-from . import config, experiment, job, machine, outcome
+from . import config, experiment, job, machine, outcome, program, session, writers
 
 
 def run(settings: config.Config) -> None:
@@ -28,7 +28,8 @@ def run(settings: config.Config) -> None:
         follow(settings)
         return
     try:
-        folder = results.Workdir(settings.workdir, vars(settings))
+        writers.check_installed()
+        folder = results.Workdir(settings.workdir, vars(settings), grows="num_rounds")
     except InputError:
         machine.agree(True)  # the others have nothing to do
         raise
@@ -39,33 +40,78 @@ def run(settings: config.Config) -> None:
         )
         print(outcome.table(finished))
         return
+    with folder.locked():
+        _work(settings, folder)
+
+
+def _work(settings, folder):
     built = experiment.build(settings)
-    replaced = folder.unfinished_rows()
-    folder.write_config({"partition": built.report})
-    folder.write_partition(built.ownership)
-    if replaced:
-        print(f"starting over: {replaced} evaluations replaced", file=sys.stderr)
+    start = session.Session(settings, folder)
+    _check_data(folder, built)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
     built = experiment.spread(built)
     print(_plan(built), file=sys.stderr)
-    with tqdm.tqdm(
-        total=settings.num_rounds, unit="round", disable=not sys.stderr.isatty()
-    ) as bar:
-
-        def on_round(round_, row):
-            shown = {k: row.get(f"{k}/accuracy") for k in LABELS}
-            bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None})
-            bar.update(round_ - bar.n)
-
-        rows = job.train(built, folder.write_row, on_round)
+    begin = start.begin(job.start(built))
+    if begin is None:
+        begin = _anew(folder, start, built)
+    rows = _train(folder, start, built, begin)
     floor = job.floors(built)
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
     outcome.curves(rows, floor, title, folder.path / "curves.png")
+    writers.write_csv(folder.path / "metrics.csv", rows)
     folder.write_summary(summary)
     print(outcome.table(summary))
-    print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl")
+    print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl, .csv")
+
+
+def _check_data(folder, built):
+    """The samples and their owners are those the run began with."""
+    before = (folder.begun or {}).get("partition", {}).get("sha256")
+    if before is not None and before != built.report["sha256"]:
+        raise InputError(
+            f"--workdir={folder.path} holds a run on other data: its partition is "
+            f"{before[:12]}, that of --dataset={built.config.dataset} now "
+            f"{built.report['sha256'][:12]}; choose another folder."
+        )
+
+
+def _anew(folder, start, built):
+    """The first round of a run, also where one was stopped before its first save."""
+    replaced = folder.unfinished_rows()
+    folder.write_config({"partition": built.report})
+    folder.write_partition(built.ownership)
+    if replaced:
+        print(
+            f"starting over, no checkpoint: {replaced} evaluations replaced",
+            file=sys.stderr,
+        )
+    return session.Begin(job.start(built), [], 0.0)
+
+
+def _train(folder, start, built, begin):
+    """The rounds that are left, with a bar where someone looks."""
+    rounds, last = built.config.num_rounds, {}
+    with (
+        start,
+        writers.open_all(folder.path, begin) as written,
+        tqdm.tqdm(total=rounds, unit="round", disable=not sys.stderr.isatty()) as bar,
+    ):
+
+        def on_row(row):
+            folder.write_row(row)
+            written.write_scalars(row["round"], row)
+            last.update(row)
+
+        def after(round_, state, seconds):
+            shown = {k: last.get(f"{k}/accuracy") for k in LABELS}
+            bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None})
+            bar.update(round_ - bar.n)
+            start.after(round_, state, seconds)
+
+        bar.update(int(begin.state.round))
+        return job.train(built, begin, on_row, after)
 
 
 def follow(settings: config.Config) -> None:
@@ -73,8 +119,11 @@ def follow(settings: config.Config) -> None:
     if machine.agree(False):
         return
     built = experiment.spread(experiment.build(settings))
+    start = session.Session(settings, None)
     job.planned_bytes(built)
-    job.train(built, lambda row: None, lambda round_, row: None)
+    begin = start.begin(job.start(built)) or session.Begin(job.start(built), [], 0.0)
+    with start:
+        job.train(built, begin, lambda row: None, start.after)
     job.floors(built)
 
 
@@ -91,30 +140,28 @@ def _plan(built):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Turns mistakes and divergence into one sentence and a non-zero exit."""
-    logging.set_verbosity(logging.WARNING)
+    """Runs what the flags ask for; a signal that stops it has its own exit status."""
+    program.no_arguments(argv)
+    settings = config.from_flags(flags.FLAGS)
+    machine.set_precision(settings.precision)
+    machine.use_all_cores()
+    machine.remember_compilations(settings.data_dir)
+    if settings.distributed:
+        machine.join()
     try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --.")
-        settings = config.from_flags(flags.FLAGS)
-        machine.set_precision(settings.precision)
-        machine.use_all_cores()
-        machine.remember_compilations(settings.data_dir)
-        if settings.distributed:
-            machine.join()
         run(settings)
-    except (InputError, DivergenceError) as error:
-        sys.exit(f"experiments.train: {error}")
-    except KeyboardInterrupt:
-        sys.exit("experiments.train: interrupted; what was measured is in the workdir.")
+    except session.StoppedError as stop:
+        print(f"experiments.train: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
 
 
-flags.adopt_module_key_flags(config)
+for _module in (config, session, writers, job):
+    flags.adopt_module_key_flags(_module)
 
 
 def console() -> None:
     """The command permfl-train."""
-    app.run(main)
+    program.run(main, "experiments.train", interrupted="the same command goes on")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,15 @@ def build(
 
     Raises:
       InputError: for an unknown name, or what the three steps refuse.
+
+    Examples:
+      >>> from permfl_jax import data, federation
+      >>> digits = data.load('digits', data.SourceOptions())
+      >>> built = build(digits, team_sizes=(2, 3), classes_per_device=3)
+      >>> federation.team_sizes(built.federation)
+      (2, 3)
+      >>> built.report['partition'], built.report['formation']
+      ('paper', 'random')
     """
     partition = partition or default_partition(examples)
     formation = formation or default_formation(partition)

@@ -213,6 +213,10 @@ def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> floa
     Args:
       train_counts: `[D, C]` training samples per class.
       test_counts: `[D, C]` test samples per class.
+
+    Examples:
+      >>> majority_accuracy(np.array([[9, 1], [2, 8]]), np.array([[3, 1], [2, 2]]))
+      0.625
     """
     guess = train_counts.argmax(axis=1)
     hits = np.take_along_axis(test_counts, guess[:, None], axis=1)

@@ -148,7 +148,13 @@ def num_teams(federation: Federation) -> int:
 
 
 def team_sizes(federation: Federation) -> tuple[int, ...]:
-    """`[M]`, the devices of each team; on the host, not under `jit`."""
+    """`[M]`, the devices of each team; on the host, not under `jit`.
+
+    Examples:
+      >>> one = {'x': np.zeros((2, 3), np.float32)}
+      >>> team_sizes(from_arrays([one] * 5, ['b', 'a', 'b', 'b', 'c']))
+      (1, 3, 1)
+    """
     return tuple(np.bincount(placement.to_host(federation.team)).tolist())
 
 
@@ -161,6 +167,11 @@ def class_counts(samples: Samples, num_classes: int) -> np.ndarray:
 
     Returns:
       `[D, C]` int64.
+
+    Examples:
+      >>> devices = [{'y': np.array([0, 2, 2])}, {'y': np.array([1])}]
+      >>> class_counts(from_arrays(devices, [0, 0]).train, 3).tolist()
+      [[1, 0, 2], [0, 1, 0]]
     """
     labels = np.asarray(samples.pool["y"])
     spans = zip(np.asarray(samples.start), np.asarray(samples.count), strict=True)

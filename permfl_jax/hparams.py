@@ -21,6 +21,14 @@ def parse(cls: type[T], settings: Iterable[str]) -> T:
 
     Raises:
       InputError: not `name=value`, an unknown or repeated name, not a number.
+
+    Examples:
+      >>> from permfl_jax.algorithms.fedprox import HParams
+      >>> parse(HParams, ['device_lr=0.5'])
+      HParams(device_lr=0.5, device_prox=0.1)
+      >>> parse(HParams, ['lr=0.5'])
+      Traceback (most recent call last):
+      permfl_jax.errors.InputError: --hparam=lr=0.5: there is no ...
     """
     allowed = [field.name for field in dataclasses.fields(cls)]
     values: dict[str, Any] = {}

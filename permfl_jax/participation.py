@@ -30,6 +30,15 @@ class Sampler:
 
     Raises:
       InputError: a count below 1, or above what there is.
+
+    Examples:
+      Two of three teams act, and two devices of each; the smallest has only one.
+
+      >>> sampler = Sampler((1, 4, 5), teams_per_round=2, devices_per_round=2)
+      >>> sampler.places, sampler.full
+      (4, False)
+      >>> sampler.draw_teams(jax.random.key(0)).shape
+      (2,)
     """
 
     team_sizes: tuple[int, ...]

@@ -1,21 +1,23 @@
 """The folder of a run: config.json, partition.npz, metrics.jsonl, summary.json."""
 
+import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
 import platform
-import subprocess
 import sys
-from importlib import metadata
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from permfl_jax import provenance
 from permfl_jax.errors import InputError
 from permfl_jax.partitions import ownership
 
 # Where files are does not change what a run computes.
 _PLACES = ("workdir", "data_dir", "manual_dir")
-_PACKAGES = ("permfl-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_LOCK = ".lock"
 
 
 class Workdir:
@@ -24,6 +26,7 @@ class Workdir:
     Attributes:
       path: the folder.
       finished: the summary of the same run if it is already complete, else `None`.
+      begun: the config.json of the same run if there is one, else `None`.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Workdir:
         path: str | os.PathLike[str],
         flags: dict[str, Any],
         rows: str = "metrics.jsonl",
+        grows: str | None = None,
     ):
         """Opens or creates the folder for the run that `flags` describe.
 
@@ -38,21 +42,52 @@ class Workdir:
           path: the folder.
           flags: every flag of the run.
           rows: name of the file with one object per evaluation.
+          grows: a flag, more of which is the same run, gone on with.
 
         Raises:
           InputError: it cannot be written, or holds something else.
         """
+        self._grows = grows
         self.path = pathlib.Path(os.path.expanduser(path))
         self.flags = json.loads(json.dumps(flags))
         self._rows = rows
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_other_run()
-            self.finished = self._read("summary.json")
+            self.begun = self._same_run()
+            self.finished = None if self._has_grown() else self._read("summary.json")
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise self._unwritable(error) from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, no other process works in the folder.
+
+        Raises:
+          InputError: one does already.
+        """
+        try:
+            import fcntl  # not on Windows, where two runs are not kept apart
+        except ImportError:
+            yield
+            return
+        try:
+            file = open(self.path / _LOCK, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise self._unwritable(error) from error
+        # The kernel lets go when the process ends, however it ends.
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"--workdir={self.path} is in use by another process; wait for it, "
+                    "or choose another folder."
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+            yield
 
     def write_config(self, extra: dict[str, Any]) -> None:
         """Starts the run: config.json with flags, versions, commit and machine.
@@ -64,16 +99,27 @@ class Workdir:
             "flags": self.flags,
             "command": [os.path.basename(sys.executable), *sys.argv],
             "seed": self.flags.get("seed"),
-            "versions": _versions(),
-            "git_commit": git_commit(),
+            "versions": provenance.versions(),
+            "git_commit": provenance.git_commit(),
             "machine": {
                 "platform": platform.platform(),
                 "cpu_count": os.cpu_count(),
             },
             **extra,
         }
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "summary.json").unlink()
         self._write("config.json", config)
         self._append(self._rows, "", mode="w")
+
+    def grow(self) -> None:
+        """Goes on with a run that was asked for less."""
+        if self.begun is None or not self._has_grown():
+            return
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "summary.json").unlink()
+        self.begun = self.begun | {"flags": self.flags}
+        self._write("config.json", self.begun)
 
     def write_partition(self, owned: ownership.Ownership) -> None:
         """Writes partition.npz, who has which rows; `read_partition` reads it."""
@@ -96,27 +142,64 @@ class Workdir:
     def by_other_code(self) -> str:
         """A remark if another commit made the run in the folder, else nothing."""
         before = (self._read("config.json") or {}).get("git_commit")
-        return "" if before == git_commit() else f" (by commit {before})"
+        return "" if before == provenance.git_commit() else f" (by commit {before})"
+
+    def mark(self) -> dict[str, Any]:
+        """How far the rows are: bytes and their SHA-256, on disk when this returns."""
+        try:
+            with open(self.path / self._rows, "rb") as file:
+                text = file.read()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+
+    def lacks(self, mark: dict[str, Any]) -> bool:
+        """Whether the rows up to a mark are not there, or not as they were."""
+        try:
+            text = (self.path / self._rows).read_bytes()[: mark["bytes"]]
+        except OSError:
+            return True
+        return hashlib.sha256(text).hexdigest() != mark["sha256"]
+
+    def cut(
+        self, mark: dict[str, Any], keep: Callable[[dict[str, Any]], bool]
+    ) -> list[dict[str, Any]]:
+        """Removes all rows after a mark, and those before it that are not to be kept.
+
+        Args:
+          mark: from `mark`.
+          keep: of a row, whether the run would have it.
+
+        Returns:
+          The rows that stay.
+        """
+        text = (self.path / self._rows).read_bytes()[: mark["bytes"]].decode()
+        rows = [row for line in text.splitlines() if keep(row := json.loads(line))]
+        self._replace(self._rows, "".join(map(_line, rows)))
+        return rows
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Appends one object to the rows and flushes it."""
-        self._append(self._rows, json.dumps(row) + "\n")
+        self._append(self._rows, _line(row))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""
         self._write("summary.json", summary)
 
-    def _refuse_other_run(self):
+    def _same_run(self):
+        """config.json of the run that the flags describe, `None` in an empty folder."""
         config = self._read("config.json")
         if config is None:
             others = {entry.name for entry in self.path.iterdir()}
-            others -= {".config.json.tmp"}  # a run that was stopped as it started
+            # A run that was stopped as it started.
+            others -= {".config.json.tmp", _LOCK}
             if others:
                 raise InputError(
                     f"--workdir={self.path} is not empty and holds no run "
                     f"({sorted(others)[0]} is in it); choose another folder."
                 )
-            return
+            return None
         before = config.get("flags")
         if not isinstance(before, dict):
             raise self._damaged("config.json")
@@ -125,11 +208,21 @@ class Workdir:
             for name in before.keys() | self.flags.keys()
             if name not in _PLACES and before.get(name) != self.flags.get(name)
         )
+        if differ == [self._grows] and self._is_more(before):
+            differ = []
         if differ:
             raise InputError(
                 f"--workdir={self.path} holds a different run (differing: "
                 f"{', '.join(differ)}); choose another folder."
             )
+        return config
+
+    def _is_more(self, before):
+        ours, theirs = self.flags.get(self._grows), before.get(self._grows)
+        return isinstance(ours, int) and isinstance(theirs, int) and ours > theirs
+
+    def _has_grown(self):
+        return self.begun is not None and self._is_more(self.begun["flags"])
 
     def _read(self, name):
         try:
@@ -148,9 +241,11 @@ class Workdir:
         )
 
     def _write(self, name, content):
+        self._replace(name, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def _replace(self, name, text):
         temporary = f".{name}.tmp"
-        text = json.dumps(content, indent=1, allow_nan=False)
-        self._append(temporary, text + "\n", mode="w")
+        self._append(temporary, text, mode="w")
         try:
             os.replace(self.path / temporary, self.path / name)
         except OSError as error:
@@ -160,6 +255,10 @@ class Workdir:
         try:
             with open(self.path / name, mode, encoding="utf-8") as file:
                 file.write(text)
+                if name.endswith(".tmp"):
+                    # On disk before it takes the place of what was there.
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -196,31 +295,5 @@ def read_partition(path: str | os.PathLike[str]) -> ownership.Ownership:
     return owned
 
 
-def git_commit() -> str | None:
-    """The commit this package runs from, `+changes` if edited; `None` if installed."""
-    folder = pathlib.Path(__file__).parent
-    command = ["git", "-C", str(folder)]
-    try:
-        # Installed into a folder of another project, this file is not tracked.
-        _output([*command, "ls-files", "--error-unmatch", pathlib.Path(__file__).name])
-        commit = _output([*command, "rev-parse", "HEAD"])
-        changed = _output([*command, "status", "--porcelain", "-uno"])
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changed else "")
-
-
-def _output(command):
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def _versions():
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+def _line(row):
+    return json.dumps(row) + "\n"

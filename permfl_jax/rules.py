@@ -69,6 +69,16 @@ def proximal(step: Step, theta: Params) -> tuple[Params, jax.Array]:
     """θ <- θ - α(∇f(θ) + λ(θ - w)); without an anchor w, plain SGD.
 
     PerMFL, arXiv:2407.14251, Algorithm 1, innermost loop.
+
+    Examples:
+      On f(θ) = θ²/2, from θ = 1 with w = 0: 1 - 0.5 (1 + 0.25 · 1).
+
+      >>> def gradient(theta):
+      ...     return theta**2 / 2, theta
+      >>> rates = Rates(jnp.float32(0.5), jnp.float32(0.25))
+      >>> step = Step(gradient, jnp.float32(0), rates, jax.random.key(0))
+      >>> [float(value) for value in proximal(step, jnp.float32(1))]
+      [0.375, 0.5]
     """
     loss, grads = step.gradient(theta)
     if step.anchor is not None:

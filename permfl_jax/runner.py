@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from permfl_jax import placement, tree
@@ -13,6 +14,8 @@ from permfl_jax.federation import num_devices, num_teams
 from permfl_jax.types import Algorithm, Federation, Metrics, Params, State
 
 TIERS = ("device", "team", "server")
+# Metrics that tell whether a round diverged, and nothing about learning.
+HEALTH = ("broken/", "first_broken/")
 
 
 def start(algorithm: Algorithm, params: Params, federation: Federation) -> State:
@@ -57,20 +60,32 @@ def advance(
 
     Returns:
       The new state, and the metrics of each round, leaves `[num_rounds]`, with
-      `finite/TIER` for each tier that the method has.
+      `broken/TIER` and `first_broken/TIER` for each tier that the method has: how many
+      of its models are not finite, and the first of them.
     """
 
     def one(state, _):
         state, metrics = algorithm.round(key, hparams, state, federation)
         state = placement.constrain(state, federation.placement)
-        finite = {
-            f"finite/{tier}": tree.all_finite(getattr(state, tier))
-            for tier in TIERS
-            if getattr(state, tier) is not None
-        }
-        return state, metrics | finite
+        for tier in TIERS:
+            metrics |= _broken(tier, getattr(state, tier))
+        return state, metrics
 
     return jax.lax.scan(one, state, length=num_rounds)
+
+
+def _broken(tier, models):
+    if models is None:
+        return {}
+    if tier == "server":
+        models = tree.stack(models, 1)
+    bad = ~tree.finite_rows(models)
+    # By a minimum, which chips send each other as one number.
+    places = jnp.where(bad, jnp.arange(len(bad), dtype=jnp.int32), len(bad))
+    return {
+        f"broken/{tier}": bad.sum(dtype=jnp.int32),
+        f"first_broken/{tier}": places.min(),
+    }
 
 
 def planned_bytes(
@@ -170,17 +185,34 @@ def check_finite(first_round: int, metrics: dict[str, np.ndarray]) -> None:
     Raises:
       DivergenceError: naming round, tier and quantity.
     """
-    culprits = []
-    for name, values in metrics.items():
-        tier, quantity = name.split("/", 1)
-        good = values if tier == "finite" else np.isfinite(values)
-        if not np.all(good):
-            label = f"{quantity} model" if tier == "finite" else f"{tier} {quantity}"
-            culprits.append((int(np.argmin(good)), label))
-    if culprits:
-        first = min(index for index, _ in culprits)
-        labels = [label for index, label in culprits if index == first]
+    bad = {name: _is_broken(name, values) for name, values in metrics.items()}
+    rounds = [int(np.argmax(where)) for where in bad.values() if where.any()]
+    if rounds:
+        first = min(rounds)
+        labels = [
+            _label(name, first, metrics) for name, where in bad.items() if where[first]
+        ]
         raise DivergenceError(
             f"Round {first_round + first} diverged: {', '.join(labels)} not finite; "
             "lower the step sizes (device_lr, team_lr, server_lr)."
         )
+
+
+def _is_broken(name, values):
+    """`[num_rounds]` bool; `first_broken` only says more about `broken`."""
+    kind = name.split("/", 1)[0]
+    if kind == "first_broken":
+        return np.zeros(len(values), bool)
+    return np.asarray(values) > 0 if kind == "broken" else ~np.isfinite(values)
+
+
+def _label(name, index, metrics):
+    kind, quantity = name.split("/", 1)
+    if kind != "broken":
+        return f"{kind} {quantity}"
+    if quantity == "server":
+        return "server model"
+    number = int(metrics[name][index])
+    first = int(metrics[f"first_broken/{quantity}"][index])
+    which = f"{quantity} {first}"
+    return f"{quantity} model ({number}, the first of {which})"

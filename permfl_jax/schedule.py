@@ -30,6 +30,13 @@ class Schedule:
         have taken part at least once).
       keep_personal: store every device's model, D of them. Without, methods that do not
         need them from one round to the next show PM as adapted when it is evaluated.
+
+    Examples:
+      >>> Schedule(team_steps=5, device_steps=10, batch_size=None).steps_per_round
+      50
+      >>> Schedule(batching='random')
+      Traceback (most recent call last):
+      permfl_jax.errors.InputError: --batching must be one of shuffle, cyclic; got ...
     """
 
     team_steps: int = 10

@@ -43,6 +43,12 @@ def classification(
       l2: adds `l2/2 |params|²` to the loss, which makes MCLR strongly convex.
       random: the module draws numbers while training (dropout): it is then called
         with `train=True` and a `dropout` key.
+
+    Examples:
+      >>> import flax.linen as nn
+      >>> task = classification(nn.Dense(3), jnp.zeros(2, jnp.float32))
+      >>> task.init(jax.random.key(0))['kernel'].shape
+      (2, 3)
     """
 
     def see(batch):

@@ -42,6 +42,10 @@ def three_tier(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic
     """K times between devices and team, once between team and server.
 
     With everyone present, `2·K·ΣN_i` and `2·M` transfers (PerMFL, Algorithm 1).
+
+    Examples:
+      >>> three_tier(None, Schedule(team_steps=3), Sampler((2, 5)))
+      Traffic(device_up=21, device_down=21, team_up=2, team_down=2)
     """
     del hparams
     devices = schedule.team_steps * sampler.places

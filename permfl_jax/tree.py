@@ -49,6 +49,10 @@ def put(tree: Params, index: jax.Array | None, rows: Params) -> Params:
 
     Returns:
       Leaves `[D, ...]`; rows that are not in `index` keep their bits.
+
+    Examples:
+      >>> put(jnp.zeros(3), jnp.array([0, 2]), jnp.array([5.0, 6.0])).tolist()
+      [5.0, 0.0, 6.0]
     """
     if index is None:
         return rows
@@ -69,6 +73,10 @@ def mean(tree: Params, weight: jax.Array) -> Params:
 
     Returns:
       Leaves `[...]`.
+
+    Examples:
+      >>> mean(jnp.array([[0.0, 2.0], [4.0, 2.0]]), jnp.array([3.0, 1.0])).tolist()
+      [1.0, 2.0]
     """
 
     def leaf(x):
@@ -96,6 +104,11 @@ def segment_mean(
 
     Returns:
       Leaves `[M, ...]`; a segment without weight gives 0.
+
+    Examples:
+      >>> rows, weight = jnp.array([1.0, 3.0, 8.0]), jnp.ones(3)
+      >>> segment_mean(rows, weight, jnp.array([0, 0, 1]), 3).tolist()
+      [2.0, 8.0, 0.0]
     """
     share = segment_share(weight, segment, num_segments, total)
     return total(segment_sum(tree, share, segment, num_segments))
@@ -184,7 +197,12 @@ def step(start: Params, direction: Params, size: jax.Array) -> Params:
 
 
 def lerp(start: Params, end: Params, share: jax.Array) -> Params:
-    """`(1 - share) start + share · end`, in the dtype of each leaf."""
+    """`(1 - share) start + share · end`, in the dtype of each leaf.
+
+    Examples:
+      >>> lerp(jnp.array([0.0, 8.0]), jnp.array([4.0, 8.0]), jnp.float32(0.25)).tolist()
+      [1.0, 8.0]
+    """
 
     def leaf(x, y):
         s = share.astype(x.dtype)
@@ -193,15 +211,19 @@ def lerp(start: Params, end: Params, share: jax.Array) -> Params:
     return jax.tree.map(leaf, start, end)
 
 
-def all_finite(tree: Params) -> jax.Array:
-    """`[]` bool: every floating-point number, and its square, is finite.
+def finite_rows(tree: Params) -> jax.Array:
+    """`[A]` bool: every floating-point number of a row, and its square, is finite.
 
     A model whose norm overflows has diverged, also where a bounded gradient keeps its
     numbers just below the largest float.
+
+    Args:
+      tree: leaves `[A, ...]`.
     """
-    leaves = [
-        jnp.isfinite(x * x).all()
+    rows = [
+        jnp.isfinite(x * x).all(axis=tuple(range(1, x.ndim)))
         for x in jax.tree.leaves(tree)
         if jnp.issubdtype(x.dtype, jnp.inexact)
     ]
-    return jnp.stack(leaves).all() if leaves else jnp.bool_(True)
+    count = jax.tree.leaves(tree)[0].shape[0]
+    return jnp.stack(rows).all(axis=0) if rows else jnp.ones(count, bool)

@@ -27,7 +27,8 @@ FLOORS = [
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},
     {"algorithms"},
-    {"runner", "sweep", "evaluate", "results"},
+    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals"},
+    {"results", "checked"},
 ]
 # A method sees a loss and a federation, never where they come from.
 FORBIDDEN = {"algorithms": {"data", "models", "partitions", "teams", "assemble"}}

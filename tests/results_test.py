@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -192,29 +191,6 @@ def test_a_summary_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises((InputError, OSError)):
         workdir.write_summary({"best": 2})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"best": 1}
-
-
-def test_the_commit_is_that_of_the_package_or_none(monkeypatch):
-    answers = {"rev-parse": "abc", "status": "", "ls-files": "results.py"}
-    monkeypatch.setattr(results, "_output", lambda c: answers[c[3]])
-    assert results.git_commit() == "abc"
-    answers["status"] = " M file.py"
-    assert results.git_commit() == "abc+changes"
-    monkeypatch.setattr(results, "_output", full_disk)
-    assert results.git_commit() is None
-
-
-def test_a_package_inside_another_project_has_no_commit_of_its_own(
-    tmp_path, monkeypatch
-):
-    """Installed into the environment of some other checkout."""
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True)
-    copied = tmp_path / "results.py"
-    copied.write_text("")
-    monkeypatch.setattr(results, "__file__", str(copied))
-    assert results.git_commit() is None
 
 
 def owned(*, team=1):

@@ -74,13 +74,48 @@ def test_divergence_is_found_in_the_first_bad_round():
 
 
 def test_only_the_tier_that_broke_is_named():
-    finite, broken = np.array([True, True]), np.array([True, False])
-    loss = np.array([0.5, np.inf])
-    with pytest.raises(DivergenceError, match=r"Round 8 diverged: team model not fin"):
-        runner.check_finite(7, {"finite/device": finite, "finite/team": broken})
+    none, two = np.array([0, 0]), np.array([0, 2])
+    good = {"broken/device": none, "first_broken/device": np.array([9, 9])}
+    team = {"broken/team": two, "first_broken/team": np.array([5, 3])}
+    loss = {"device/loss": np.array([0.5, np.inf])}
+    with pytest.raises(
+        DivergenceError,
+        match=r"Round 8 diverged: team model \(2, the first of team 3\) not finite",
+    ):
+        runner.check_finite(7, good | team)
     with pytest.raises(DivergenceError, match=r"Round 8 diverged: device loss not fin"):
-        runner.check_finite(7, {"finite/device": finite, "device/loss": loss})
-    runner.check_finite(7, {"finite/device": finite, "device/loss": jnp.ones(2)})
+        runner.check_finite(7, good | loss)
+    runner.check_finite(7, good | {"device/loss": jnp.ones(2)})
+
+
+def test_the_first_broken_device_and_team_are_found():
+    """One device's loss explodes in round 3, in the last of its K·L steps."""
+    algorithm = Breaks(permfl(quadratic_loss, Schedule(), Sampler((2, 1))))
+    federation = quadratic_federation(oracles.random_quadratics(0, (2, 1), 3))
+    state = runner.start(algorithm.method, jnp.ones(3), federation)
+    broken = algorithm.method._replace(round=algorithm.round)
+    for rounds_per_call in (1, 6):
+        steps = runner.run(
+            broken, jax.random.key(0), None, state, federation, 6, rounds_per_call
+        )
+        with pytest.raises(
+            DivergenceError,
+            match=r"Round 3 diverged: device model \(2, the first of device 1\) not",
+        ):
+            list(steps)
+        state = runner.start(algorithm.method, jnp.ones(3), federation)
+
+
+class Breaks:
+    """Rounds that change nothing, until devices 1 and 2 break in round 3."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def round(self, key, hparams, state, federation):
+        bad = (state.round == 2) & (jnp.arange(3) > 0)
+        device = jnp.where(bad[:, None], jnp.nan, state.device)
+        return state._replace(round=state.round + 1, device=device), {}
 
 
 def test_rounds_per_call_must_divide():

@@ -88,6 +88,27 @@ def permfl(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights, which teams the server averages.
       sampler: who takes part.
+
+    Examples:
+      Two teams of one device each, whose optima are 1 and 3. x ends in the middle; w
+      and θ one and two thirds of the way out, as of three equal springs in a row.
+
+      >>> import numpy as np
+      >>> from permfl_jax import federation, runner
+      >>> devices = [{'c': np.float32([c])} for c in (1, 3)]
+      >>> data = federation.from_arrays(devices, ['left', 'right'])
+      >>> def loss(theta, batch):
+      ...     return (theta - batch['c']) ** 2 / 2
+      >>> algorithm = permfl(loss, Schedule(batch_size=None), Sampler.of(data))
+      >>> hparams = HParams(
+      ...     device_lr=0.5, team_lr=0.5, server_lr=1, device_prox=1, team_prox=1
+      ... )
+      >>> start = runner.start(algorithm, jnp.float32(0), data)
+      >>> *_, (state, _) = runner.run(
+      ...     algorithm, jax.random.key(0), hparams.traced(), start, data, 50
+      ... )
+      >>> [f'{x:.2f}' for x in (state.server, *state.team, *state.device)]
+      ['2.00', '1.67', '2.33', '1.33', '2.67']
     """
     method = _PerMFL(loss_fn, schedule, sampler)
     up_to_date = sampler.full and schedule.keep_personal
@@ -208,6 +229,11 @@ def team_step(
       theta_mean: mean of the devices' θ, leaves `[...]`.
       to_devices: a = ηλ.
       to_server: b = ηγ.
+
+    Examples:
+      >>> w, x, theta = jnp.float32(1), jnp.float32(0), jnp.float32(3)
+      >>> float(team_step(w, x, theta, jnp.float32(0.5), jnp.float32(0.25)))
+      1.75
     """
 
     def leaf(w, x, theta):

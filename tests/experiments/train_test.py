@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from permfl_jax import results
+from permfl_jax import provenance, results
 from permfl_jax.partitions import ownership
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,8 +54,11 @@ def test_a_run_leaves_everything_it_promises(finished):
         "config.json",
         "partition.npz",
         "metrics.jsonl",
+        "metrics.csv",
         "summary.json",
         "curves.png",
+        "checkpoints",
+        ".lock",
     }
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
@@ -63,7 +66,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert config["flags"]["team_sizes"] == [2, 2]
     assert config["versions"]["jax"]
     assert config["partition"]["samples_used"] > 0
-    assert config["git_commit"] == results.git_commit()
+    assert config["git_commit"] == provenance.git_commit()
     owned = results.read_partition(folder)
     assert ownership.digest(owned) == config["partition"]["sha256"]
     assert owned.team.tolist() == config["partition"]["team"]
@@ -107,10 +110,14 @@ def test_the_same_command_again_shows_the_finished_run(finished):
 
 def test_a_different_run_is_refused_and_nothing_is_lost(finished):
     folder, _ = finished
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     done = train(*SMALL, "--eval_every=2", "--seed=1", f"--workdir={folder}")
     assert_one_sentence(done, "holds a different run (differing: seed)")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_another_process_gives_the_same_bits(finished, tmp_path):
@@ -263,7 +270,7 @@ BAD = [
     (["--distributed", "--chips=1"], ["--chips=1", "--distributed"]),
     (["--distributed"], ["--distributed", "JAX_COORDINATOR_ADDRESS"]),
     (["extra"], ["unexpected argument 'extra'"]),
-    (["--num_round=3"], ["Unknown command line flag 'num_round'"]),
+    (["--num_round=3"], ["unknown flag --num_round; did you mean --num_rounds?"]),
     (["--num_rounds=three"], ["--num_rounds=three"]),
     (["--flagfile=missing.flags"], ["missing.flags"]),
 ]
@@ -305,7 +312,7 @@ def test_an_unfinished_run_says_that_it_starts_over(finished, tmp_path):
         (again / name).write_bytes((folder / name).read_bytes())
     done = train(*SMALL, "--eval_every=2", f"--workdir={again}")
     assert done.returncode == 0, done.stderr
-    assert "starting over: 2 evaluations replaced" in done.stderr
+    assert "starting over, no checkpoint: 2 evaluations replaced" in done.stderr
     assert len(rows(again)) == 2
 
 
@@ -328,7 +335,6 @@ def assert_one_sentence(done, *words):
         if line.strip() and not line.startswith(("warning: ", "plan: "))
     ]
     # absl adds where help is to be found.
-    lines = [line for line in lines if "--helpshort" not in line]
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0], lines[0]
