@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import config, experiment, job
+from experiments import config, experiment, job, session
 from permfl_jax import assemble, data, evaluate, keys, runner
 from permfl_jax import federation as fed
 
@@ -19,6 +19,12 @@ def settings(*given):
     with flagsaver.flagsaver():
         flags.FLAGS(["train", *SMALL, *given])
         return config.from_flags(flags.FLAGS)
+
+
+def trained(built):
+    """All rows of a run from its first round."""
+    begin = session.Begin(job.start(built), [], 0.0)
+    return job.train(built, begin, lambda row: None, lambda *_: None)
 
 
 def test_schedule_and_sampler_are_what_was_asked_for():
@@ -146,23 +152,20 @@ def test_the_local_floor_is_local_training_with_the_same_step_size():
     alone = experiment.build(
         settings("--algorithm=local", "--hparam=device_lr=0.2", "--team_steps=3")
     )
-    row = job.train(alone, lambda row: None, lambda *_: None)[-1]
+    row = trained(alone)[-1]
     assert floor["local/accuracy"] == row["PM/accuracy"]
     assert floor["local/loss"] == row["PM/loss"]
     other = experiment.build(
         settings("--algorithm=local", "--hparam=device_lr=0.01", "--team_steps=3")
     )
-    assert (
-        job.train(other, lambda row: None, lambda *_: None)[-1]["PM/loss"]
-        != (floor["local/loss"])
-    )
+    assert trained(other)[-1]["PM/loss"] != (floor["local/loss"])
 
 
 def test_the_seed_reaches_the_initial_model_and_the_run():
     one, two = (experiment.build(settings(f"--seed={s}")) for s in (0, 1))
-    rows = [job.train(e, lambda row: None, lambda *_: None)[-1] for e in (one, two)]
+    rows = [trained(e)[-1] for e in (one, two)]
     assert rows[0]["PM/loss"] != rows[1]["PM/loss"]
-    again = job.train(one, lambda row: None, lambda *_: None)[-1]
+    again = trained(one)[-1]
     drop = {"seconds"}
     assert {k: v for k, v in again.items() if k not in drop} == {
         k: v for k, v in rows[0].items() if k not in drop
@@ -171,7 +174,7 @@ def test_the_seed_reaches_the_initial_model_and_the_run():
 
 def test_train_scores_the_state_that_the_runner_leaves():
     built = experiment.build(settings("--num_rounds=3", "--eval_every=2"))
-    rows = job.train(built, lambda row: None, lambda *_: None)
+    rows = trained(built)
     assert [row["round"] for row in rows] == [2, 3]
     key, hparams = jax.random.key(0), built.hparams.traced()
     params = built.task.init(keys.init_key(key))

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,7 +261,9 @@ def explained(*args):
     found = command_line.expand(args, values)
     own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(config)]
     try:
-        values(["program", *(word.text for word in found)])
+        # The flags are those of all programs, and keep their values.
+        with flagsaver.flagsaver():
+            values(["program", *(word.text for word in found)])
     except (flags.Error, ValueError) as error:
         return command_line.explain(error, found, flags.FLAGS, own)
     raise AssertionError("absl took it")

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import config, experiment, job
+from experiments import config, experiment, job, session
 from permfl_jax import algorithms, hparams
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -62,7 +62,8 @@ def test_quickstart_gives_what_its_header_says():
         if word.endswith("%")
     ][:3]
     built = experiment.build(parse(path))
-    last = job.train(built, lambda row: None, lambda *_: None)[-1]
+    begin = session.Begin(job.start(built), [], 0.0)
+    last = job.train(built, begin, lambda row: None, lambda *_: None)[-1]
     got = [100 * last[f"{label}/accuracy"] for label in ("PM", "TM", "GM")]
     assert got == pytest.approx(promised, abs=1.0)
     # What the demo is there to show: personal beats team beats alone.
