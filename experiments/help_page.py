@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("chips", "device_chunk", "keep_personal", "precision", "rounds_per_call"),
         *("distributed",),
     ),
-    "Output": ("workdir", "json", "tensorboard", "wandb"),
+    "Output": ("workdir", "json", "output", "png_dir", "tensorboard", "wandb"),
 }
 _REST = "Other"
 _OF_ABSL = "; repeat this option to specify a list of values"  # we say: repeatable

@@ -1,0 +1,194 @@
+"""What each device has and how its models do: WORKDIR/devices.npz.
+
+A plain `.npz` without pickled objects, its devices in the order of partition.npz:
+`partition`, the SHA-256 of that; `classes` `[D, C]`, samples of each class; and, once
+the run is over, `round`, `count` `[D]`, test samples, and `correct/LABEL` `[D]`, how
+many of them the models of `LABEL` (PM, TM, GM) get right.
+"""
+
+import os
+import pathlib
+import zipfile
+import zlib
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+
+from permfl_jax import evaluate, federation, placement
+from permfl_jax.errors import InputError
+from permfl_jax.types import State
+
+from .experiment import Experiment
+
+NAME = "devices.npz"
+_CORRECT = "correct/"
+_MOST_BYTES = 2**32  # of the arrays of one file
+
+
+class Devices(NamedTuple):
+    """What the file holds.
+
+    Attributes:
+      partition: SHA-256 of partition.npz.
+      classes: `[D, C]`, samples of each class up to the last that anyone has, those
+        of validation and test too.
+      round: after which models were scored, `None` before.
+      count: `[D]`, test samples, 0 before.
+      correct: label to `[D]`, test samples that its models get right.
+    """
+
+    partition: str
+    classes: np.ndarray
+    round: int | None
+    count: np.ndarray
+    correct: dict[str, np.ndarray]
+
+
+def begin(path: pathlib.Path, built: Experiment) -> None:
+    """Writes who has how many samples of which class, as a run begins.
+
+    Args:
+      path: the folder of the run.
+      built: the experiment before `spread`, while its samples are those of devices.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    parts = [getattr(built.federation, split) for split in evaluate.SPLITS]
+    num_classes = 1 + max(
+        int(np.max(np.asarray(part.pool["y"]), initial=0)) for part in parts
+    )
+    found = sum(federation.class_counts(part, num_classes) for part in parts)
+    _write(path, {"partition": _sha256(built), "classes": _by_owner(built, found)})
+
+
+def measure(built: Experiment, state: State) -> dict[str, np.ndarray]:
+    """Scores every device on its test samples; every process has to call it.
+
+    Args:
+      built: the experiment after `spread`.
+      state: after the last round, not given away yet.
+
+    Returns:
+      What `finish` writes.
+    """
+    key = jax.random.key(built.config.seed)
+    traced = built.hparams.traced()
+    models = evaluate.models_of(built.algorithm, key, traced, state, built.federation)
+    evaluator = evaluate.Evaluator(built.task.metrics, built.federation)
+    found = {"round": np.asarray(int(state.round))}
+    for label, (tier, model) in models.items():
+        scores = evaluator.scores(tier, model, ("test",))["test"]
+        found["count"] = _by_owner(built, scores.count)
+        correct = np.rint(scores.total["accuracy"])
+        found[_CORRECT + label] = _by_owner(built, correct)
+    return found
+
+
+def finish(
+    path: pathlib.Path, built: Experiment, measured: dict[str, np.ndarray]
+) -> None:
+    """Adds what `measure` found to what `begin` wrote.
+
+    Without effect in the folder of a run that was begun before there was `begin`.
+
+    Args:
+      path: the folder of the run.
+      built: the experiment.
+      measured: from `measure`.
+
+    Raises:
+      InputError: the file cannot be written, or is damaged.
+    """
+    before = read(path)
+    if before is None or before.partition != _sha256(built):
+        return
+    whole = {"partition": before.partition, "classes": before.classes} | measured
+    _write(path, whole)
+
+
+def _sha256(built):
+    return built.report["sha256"]
+
+
+def _by_owner(built, values):
+    """`[D, ...]` int32, no longer sorted by team."""
+    identity = placement.to_host(built.federation.identity)
+    result = np.zeros(values.shape, np.int32)
+    result[identity] = values
+    return result
+
+
+def _write(path, arrays):
+    temporary = path / f".{NAME}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            # On disk before it takes the place of what was there.
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path / NAME)
+    except OSError as error:
+        raise InputError(f"{path / NAME} cannot be written ({error}).") from error
+
+
+def read(path: pathlib.Path) -> Devices | None:
+    """What was written so far; `None` if nothing was.
+
+    Args:
+      path: the folder of the run.
+
+    Raises:
+      InputError: the file is not one that was written here.
+    """
+    try:
+        with open(path / NAME, "rb") as file:
+            check_size(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+        return _checked(found)
+    except FileNotFoundError:
+        return None
+    except (
+        *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
+        *(MemoryError, NotImplementedError, RuntimeError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+        raise InputError(f"{path} holds a damaged {NAME}.") from error
+
+
+def check_size(file: BinaryIO) -> None:
+    """Looks at a `.npz` before anything is allocated.
+
+    Args:
+      file: opened for reading.
+
+    Raises:
+      ValueError: its arrays take more than 4 GiB.
+      zipfile.BadZipFile: it is none.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
+            raise ValueError("too large")
+    file.seek(0)
+
+
+def _checked(found: dict[str, Any]) -> Devices:
+    classes, partition = found["classes"], found["partition"]
+    correct = {
+        name.removeprefix(_CORRECT): array
+        for name, array in found.items()
+        if name.startswith(_CORRECT)
+    }
+    round_ = int(found["round"]) if correct else None
+    count = found["count"] if correct else np.zeros(len(classes), np.int32)
+    if partition.dtype.kind != "U" or partition.shape or classes.ndim != 2:
+        raise ValueError("of another kind")
+    for array in (classes, count, *correct.values()):
+        if array.dtype.kind != "i" or len(array) != len(classes) or array.min() < 0:
+            raise ValueError("of another kind")
+    for array in (count, *correct.values()):
+        if array.ndim != 1 or (array > count).any():
+            raise ValueError("of another kind")
+    return Devices(str(partition), classes, round_, count, correct)
