@@ -45,6 +45,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("distributed",),
     ),
     "Output": ("workdir", "json", "output", "png_dir", "tensorboard", "wandb"),
+    "Models of a run": (
+        "model_of",
+        "input",
+        "predictions",
+        "personalise",
+        "from",
+        "personal_steps",
+        "new_team",
+        "save_model",
+        "export",
+    ),
 }
 _REST = "Other"
 _OF_ABSL = "; repeat this option to specify a list of values"  # we say: repeatable

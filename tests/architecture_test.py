@@ -27,7 +27,7 @@ FLOORS = [
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},
     {"algorithms"},
-    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals"},
+    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"},
     {"results", "checked"},
 ]
 # A method sees a loss and a federation, never where they come from.
