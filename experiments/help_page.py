@@ -44,18 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("chips", "device_chunk", "keep_personal", "precision", "rounds_per_call"),
         *("distributed",),
     ),
-    "Output": ("workdir", "json", "output", "png_dir", "tensorboard", "wandb"),
-    "Models of a run": (
-        "model_of",
-        "input",
-        "predictions",
-        "personalise",
-        "from",
-        "personal_steps",
-        "new_team",
-        "save_model",
-        "export",
-    ),
+    "Output": ("workdir", "json", "tensorboard", "wandb"),
 }
 _REST = "Other"
 _OF_ABSL = "; repeat this option to specify a list of values"  # we say: repeatable
