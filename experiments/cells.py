@@ -1,10 +1,10 @@
 """Finished cells of a comparison: a file for each column and method."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
+from permfl_jax import plain_files
 from permfl_jax.errors import InputError
 
 from . import columns, grids
@@ -114,17 +114,11 @@ class Store:
         """
         path = self._path(column, method)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(cell, indent=1, allow_nan=False) + "\n")
+            text = json.dumps(cell, indent=1, allow_nan=False) + "\n"
+            with plain_files.whole(path) as file:
+                file.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}).") from error
 
     def _path(self, column, method):
         return self.path / column / f"{method}.json"
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Puts `text` into a file, which never holds a part of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

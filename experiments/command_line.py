@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import os
 import pathlib
 import re
@@ -16,6 +17,8 @@ from permfl_jax.errors import InputError
 
 PRESETS = pathlib.Path(__file__).parent / "presets"
 _MOST_BYTES = 2**20  # of a file of flags
+_MOST_FILES = 100  # read for one command line; files can ask for each other
+_MOST_WORDS = 100_000
 _MOST_NAMES = 3  # that are suggested for a wrong one
 _ALIKE = 0.6  # of `difflib`, below which names have nothing in common
 _AS_ALIKE = 0.05  # how much less alike than the nearest name is still suggested
@@ -59,14 +62,15 @@ def expand(args: Iterable[str], values: flags.FlagValues) -> list[Word]:
       InputError: no such preset, a file that cannot be read, or holds no flags.
     """
     words: list[Word] = []
-    rest = iter(args)
+    rest, read = iter(args), itertools.count(1)
     for text in rest:
         name, equals, value = text.lstrip("-").partition("=")
         if text == "--" or not text.startswith("-"):
             words.append(Word(text))
             words += map(Word, rest if text == "--" else ())
         elif name == "flagfile" or (name == "preset" and "preset" in values):
-            words += _of_file(name, value if equals else next(rest, ""), Word(""), ())
+            value = value if equals else next(rest, "")
+            words += _of_file(name, value, Word(""), (), read)
         else:
             words.append(Word(text))
             if not equals and name in values and not values[name].boolean:
@@ -78,7 +82,7 @@ def _next(rest: Iterator[str]) -> list[str]:
     return [text for text in (next(rest, None),) if text is not None]
 
 
-def _of_file(name, value, asking, above):
+def _of_file(name, value, asking, above, read):
     """Words of one preset or flag file.
 
     Args:
@@ -86,8 +90,11 @@ def _of_file(name, value, asking, above):
       value: what it was set to.
       asking: the word of a file that asked for this one.
       above: the files being read, the one that asks last.
+      read: counts the files.
     """
     given = f"--{name}={value}{asking.place}"
+    if next(read) > _MOST_FILES:
+        raise InputError(f"{given} is one file of flags more than {_MOST_FILES}.")
     if name == "preset":
         if value not in presets():
             raise InputError(f"{given} is unknown; choose from {', '.join(presets())}.")
@@ -107,9 +114,11 @@ def _of_file(name, value, asking, above):
         if not word.text.startswith("-") or not inner:
             raise InputError(f"{word.text!r}{word.place} is no --flag=value.")
         if inner in ("flagfile", "preset"):
-            words += _of_file(inner, setting, word, (*above, path))
+            words += _of_file(inner, setting, word, (*above, path), read)
         else:
             words.append(word)
+        if len(words) > _MOST_WORDS:
+            raise InputError(f"{given} holds more than {_MOST_WORDS} flags.")
     return words
 
 

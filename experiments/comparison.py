@@ -11,7 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from permfl_jax import algorithms, data, models, partitions, provenance, results, teams
+from permfl_jax import (
+    algorithms,
+    data,
+    models,
+    partitions,
+    plain_files,
+    provenance,
+    results,
+    teams,
+)
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
@@ -215,7 +224,8 @@ def _write(asked, folder, found):
         ("table.csv", tables.as_csv(flat)),
         ("table.json", json.dumps(content, indent=1, allow_nan=False) + "\n"),
     ):
-        cells.write_whole(folder.path / name, body)
+        with plain_files.whole(folder.path / name) as file:
+            file.write_text(body, encoding="utf-8")
     quantity = "_best" if asked.protocol == "paper" else ""
     title = f"{asked.protocol} protocol, seeds {', '.join(map(str, asked.seeds))}"
     dots.picture(by_column, quantity, title, folder.path / "figure.png")

@@ -1,8 +1,9 @@
 """The picture of a comparison: a dot and its interval for each method and model."""
 
 import os
-import pathlib
 from typing import Any
+
+from permfl_jax import plain_files
 
 from .scores import LABELS
 
@@ -58,10 +59,9 @@ def picture(
         fontsize=8,
     )
     figure.suptitle(title, fontsize=10)
-    temporary = pathlib.Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=120)
+    with plain_files.whole(path) as file:
+        figure.savefig(file, dpi=120)
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def _panel(panel, column, rows, quantity):

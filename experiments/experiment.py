@@ -11,6 +11,7 @@ from permfl_jax import (
     data,
     evaluate,
     federation,
+    hosts,
     hparams,
     models,
     placement,
@@ -85,6 +86,7 @@ def build(config: Config) -> Experiment:
             "raise it, or give devices more samples."
         )
     classify = _task(config, examples)
+    _check_room(config, classify)
     return Experiment(
         config=config,
         federation=devices,
@@ -98,6 +100,23 @@ def build(config: Config) -> Experiment:
         algorithm=method.factory(classify.loss, schedule, sampler),
         majority_accuracy=_majority(devices, examples.num_classes),
     )
+
+
+def _check_room(config, classify):
+    """The models alone, before any is made; a system without room kills, untold."""
+    kept = config.num_devices if config.keep_personal else 0
+    model, there = _model_bytes(classify), hosts.memory()
+    if jax.default_backend() == "cpu" and (1 + kept) * model > there:
+        raise InputError(
+            f"--model={config.model} takes {model / 1e9:.3g} GB, {1 + kept} of them are "
+            f"kept and this machine has {there / 1e9:.3g}: lower --hidden, or give "
+            "--nokeep_personal, which stores no device's model."
+        )
+
+
+def _model_bytes(classify):
+    params = jax.eval_shape(classify.init, jax.random.key(0))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
 
 
 def _deal(config, examples):
@@ -144,8 +163,7 @@ def cost(experiment: Experiment, hparams: Any, rounds: int) -> dict[str, float]:
       hparams: checked hyper-parameters.
       rounds: t.
     """
-    params = jax.eval_shape(experiment.task.init, jax.random.key(0))
-    model = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    model = _model_bytes(experiment.task)
     schedule, sampler = experiment.schedule, experiment.sampler
     sent = experiment.method.traffic(hparams, schedule, sampler).times(rounds * model)
     bytes_ = {f"bytes/{name}": number for name, number in sent._asdict().items()}

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from permfl_jax import hparams
 from permfl_jax.errors import InputError
 
+MOST = 10_000  # members
+
 
 class Members(NamedTuple):
     """All members of a sweep, R seeds times H settings.
@@ -64,10 +66,16 @@ def members(
         if name in axes:
             raise InputError(f"--grid={text}: {name} is given twice.")
         axes[name] = _numbers(f"--grid={text}", values.split(","))
+    chosen, number = read_seeds(seeds), math.prod(map(len, axes.values()))
+    if number * len(chosen) > MOST:
+        raise InputError(
+            f"--seeds and --grid make {number * len(chosen)} members, {len(chosen)} "
+            f"seeds of {number} settings; at most {MOST} can be trained together."
+        )
     product = itertools.product(*axes.values())
     settings = tuple(dict(zip(axes, values, strict=True)) for values in product)
     return Members(
-        seeds=read_seeds(seeds),
+        seeds=chosen,
         axes=axes,
         settings=settings,
         hparams=tuple(method(**{**vars(given), **setting}) for setting in settings),
@@ -107,6 +115,8 @@ def read_seeds(texts: Sequence[str], flag: str = "seeds") -> tuple[int, ...]:
 
 
 def _check_once(flag: str, values: Sequence[float]) -> None:
+    seen: set[float] = set()
     for value in values:
-        if values.count(value) > 1:
+        if value in seen:
             raise InputError(f"{flag} gives {value:g} twice.")
+        seen.add(value)

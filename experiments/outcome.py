@@ -1,9 +1,11 @@
 """What a person reads at the end of a run: a small table and a picture."""
 
 import os
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
+from permfl_jax import plain_files
+from permfl_jax.errors import InputError
 from permfl_jax.evaluate import LABELS
 
 _COLOURS = {
@@ -36,6 +38,29 @@ def table(summary: dict[str, Any]) -> str:
         f"{'floor: majority label of the device':34}{floor['majority/accuracy']:>8.2%}"
     )
     return "\n".join(lines)
+
+
+def of_finished(
+    table_of: Callable[[dict[str, Any]], str],
+    summary: dict[str, Any],
+    path: os.PathLike,
+) -> str:
+    """The table of a run that was finished before.
+
+    Args:
+      table_of: makes it.
+      summary: of the run, from a file that anyone may have changed.
+      path: the folder of the run.
+
+    Raises:
+      InputError: the summary is damaged.
+    """
+    try:
+        return table_of(summary)
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as why:
+        raise InputError(
+            f"--workdir={path} holds a damaged summary.json; choose another folder."
+        ) from why
 
 
 def _line(title, values, label):
@@ -76,7 +101,6 @@ def curves(
             axes[0].axhline(floor[name], color="0.4", linestyle=style, label=label)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
-    temporary = pathlib.Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=120)
+    with plain_files.whole(path) as file:
+        figure.savefig(file, dpi=120)
     plt.close(figure)
-    os.replace(temporary, path)

@@ -6,16 +6,13 @@ the run is over, `round`, `count` `[D]`, test samples, and `correct/LABEL` `[D]`
 many of them the models of `LABEL` (PM, TM, GM) get right.
 """
 
-import os
 import pathlib
-import zipfile
-import zlib
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from permfl_jax import evaluate, federation, placement
+from permfl_jax import evaluate, federation, placement, plain_files
 from permfl_jax.errors import InputError
 from permfl_jax.types import State
 
@@ -23,7 +20,6 @@ from .experiment import Experiment
 
 NAME = "devices.npz"
 _CORRECT = "correct/"
-_MOST_BYTES = 2**32  # of the arrays of one file
 
 
 class Devices(NamedTuple):
@@ -121,14 +117,9 @@ def _by_owner(built, values):
 
 
 def _write(path, arrays):
-    temporary = path / f".{NAME}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with plain_files.whole(path / NAME) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-            # On disk before it takes the place of what was there.
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path / NAME)
     except OSError as error:
         raise InputError(f"{path / NAME} cannot be written ({error}).") from error
 
@@ -143,35 +134,11 @@ def read(path: pathlib.Path) -> Devices | None:
       InputError: the file is not one that was written here.
     """
     try:
-        with open(path / NAME, "rb") as file:
-            check_size(file)
-            with np.load(file, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
-        return _checked(found)
+        return _checked(plain_files.read_arrays(path / NAME))
     except FileNotFoundError:
         return None
-    except (
-        *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError),
-        *(MemoryError, NotImplementedError, RuntimeError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} holds a damaged {NAME}.") from error
-
-
-def check_size(file: BinaryIO) -> None:
-    """Looks at a `.npz` before anything is allocated.
-
-    Args:
-      file: opened for reading.
-
-    Raises:
-      ValueError: its arrays take more than 4 GiB.
-      zipfile.BadZipFile: it is none.
-    """
-    with zipfile.ZipFile(file) as archive:
-        if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
-            raise ValueError("too large")
-    file.seek(0)
 
 
 def _checked(found: dict[str, Any]) -> Devices:

@@ -15,7 +15,7 @@ from absl import flags
 
 from permfl_jax.errors import InputError
 
-from . import program, report_folder, report_page
+from . import program, report_folder, report_page, sample_files
 
 flags.DEFINE_string(
     "output",
@@ -59,8 +59,8 @@ def write(
         folder = pathlib.Path(os.path.expanduser(png_dir))
     whole = report_page.page(runs)
     for drawing in whole.drawings:
-        _write("--png_dir", folder / f"{drawing.name}.png", drawing.png)
-    _write("--output", path, whole.html.encode("utf-8"))
+        sample_files.write("--png_dir", folder / f"{drawing.name}.png", drawing.png)
+    sample_files.write("--output", path, whole.html.encode("utf-8"))
     return path, folder
 
 
@@ -72,17 +72,6 @@ def _page(names, output):
     if path.suffix not in (".html", ".htm"):
         raise InputError(f"--output={output} must end in .html.")
     return path
-
-
-def _write(flag, path, content):
-    """All at once: a page that someone reads is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{flag}: {path} cannot be written ({error}).") from error
 
 
 def main(argv: Sequence[str]) -> None:

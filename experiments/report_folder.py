@@ -5,8 +5,6 @@ import math
 import os
 import pathlib
 import stat
-import zipfile
-import zlib
 from typing import Any, NamedTuple
 
 from permfl_jax import results
@@ -178,17 +176,7 @@ def _owned(folder, remarks):
     if not _is_there(path):
         remarks.append("There is no partition.npz, so nothing of teams is shown.")
         return None
-    try:
-        with open(path, "rb") as file:
-            per_device.check_size(file)
-        owned = results.read_partition(folder)
-    except InputError:
-        raise
-    except (
-        *(OSError, MemoryError, NotImplementedError, RuntimeError),
-        *(ValueError, IndexError, OverflowError, zipfile.BadZipFile, zlib.error),
-    ) as error:
-        raise _damaged(path) from error
+    owned = results.read_partition(folder)
     devices = len(owned.team)
     if owned.team.ndim != 1 or not devices or owned.team.min() < 0:
         raise _damaged(path, "it names no team")

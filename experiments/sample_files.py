@@ -5,27 +5,16 @@ A file of samples holds `x` `[n, ...]`, in the form in which the dataset has the
 is read.
 """
 
-import contextlib
 import csv
 import io
-import math
 import os
-import pathlib
-import stat
-import zipfile
-import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from permfl_jax import plain_files
 from permfl_jax.errors import InputError
 
-_MOST_BYTES = 2**32  # of one array
-_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 PREDICTIONS = (".npz", ".csv")
 
 
@@ -68,43 +57,29 @@ def read(flag: str, name: str, form: Form, *, labelled: bool = False) -> SampleS
       InputError: the file is not as it has to be.
     """
     who = f"{flag}={name}"
-    with _opened(who, name) as archive:
-        x = _samples(who, archive, form)
-        if "y.npy" not in archive.namelist():
-            if labelled:
-                raise InputError(f"{who} holds no array y, but labels are needed.")
-            return SampleSet(x, None)
-        return SampleSet(x, _labels(who, archive, len(x), form.num_classes))
-
-
-@contextlib.contextmanager
-def _opened(who: str, name: str) -> Iterator[zipfile.ZipFile]:
     try:
-        path = os.path.expanduser(name)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe may never end
-            raise InputError(f"{who} is no ordinary file.")
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except FileNotFoundError as error:
-        raise InputError(f"{who}: there is no such file.") from error
-    except InputError:
-        raise
-    except (
-        *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError, OverflowError),
-    ) as error:
+        with plain_files.open_arrays(os.path.expanduser(name)) as arrays:
+            x = _samples(who, arrays, form)
+            if "y" not in arrays.names:
+                if labelled:
+                    raise InputError(f"{who} holds no array y, but labels are needed.")
+                return SampleSet(x, None)
+            return SampleSet(x, _labels(who, arrays, len(x), form.num_classes))
+    except OSError as error:
+        raise InputError(f"{who} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
         raise InputError(
-            f"{who} is no .npz of plain arrays, or a damaged one."
+            f"{flag}={error}; it must be an .npz of plain arrays."
         ) from error
 
 
-def _samples(who, archive, form):
-    if "x.npy" not in archive.namelist():
+def _samples(who, arrays, form):
+    if "x" not in arrays.names:
         raise InputError(
-            f"{who} holds no array x (it has: {_names(archive)}), but samples x "
+            f"{who} holds no array x (it has: {_names(arrays)}), but samples x "
             f"[n, {_sizes(form.shape)}] are needed."
         )
-    shape, dtype = _header(who, archive, "x")
+    shape, dtype = arrays.form("x")
     if len(shape) < 1 or shape[1:] != form.shape or not shape[0]:
         raise InputError(
             f"{who} holds x of shape {shape}, but the run's model needs "
@@ -116,7 +91,7 @@ def _samples(who, archive, form):
             f"{who} holds x as {dtype}, but the run's dataset has {form.dtype}, "
             "before scaling."
         )
-    x = _array(archive, "x", shape)
+    x = arrays.read("x")
     with np.errstate(over="ignore"):  # found in the next line
         result = x.astype(form.dtype)
     if not np.isfinite(result).all() if floats else (result != x).any():
@@ -125,14 +100,14 @@ def _samples(who, archive, form):
     return result
 
 
-def _labels(who, archive, count, num_classes):
-    shape, dtype = _header(who, archive, "y")
+def _labels(who, arrays, count, num_classes):
+    shape, dtype = arrays.form("y")
     if shape != (count,) or not np.issubdtype(dtype, np.integer):
         raise InputError(
             f"{who} holds y as {dtype} of shape {shape}, but integers of shape "
             f"({count},) are needed, a label for each x."
         )
-    y = _array(archive, "y", shape)
+    y = arrays.read("y")
     if not 0 <= y.min() <= y.max() < num_classes:
         raise InputError(
             f"{who} holds labels y from {y.min()} to {y.max()}, but the run's are 0 to "
@@ -141,32 +116,8 @@ def _labels(who, archive, count, num_classes):
     return y.astype(np.int32)
 
 
-def _header(who, archive, name):
-    """Shape and dtype that an array claims, once they can be true."""
-    member = archive.getinfo(f"{name}.npy")
-    with archive.open(member) as file:
-        shape, _, dtype = _READERS[np.lib.format.read_magic(file)](file)
-        begin = file.tell()
-    if dtype.hasobject:
-        raise InputError(f"{who} holds {name} as pickled objects, which are not read.")
-    size = math.prod(shape) * dtype.itemsize
-    if size > _MOST_BYTES:
-        raise InputError(f"{who} holds {name} of {size} bytes; 4 GiB can be read.")
-    if begin + size != member.file_size:
-        raise ValueError("not as long as it claims")
-    return shape, dtype
-
-
-def _array(archive, name, shape):
-    with archive.open(f"{name}.npy") as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        file.read(1)  # the end: its checksum is compared here
-    return array.reshape(shape)
-
-
-def _names(archive):
-    names = sorted(name.removesuffix(".npy") for name in archive.namelist())
-    return ", ".join(names[:5]) or "nothing"
+def _names(arrays):
+    return ", ".join(sorted(arrays.names)[:5]) or "nothing"
 
 
 def _sizes(shape):
@@ -208,7 +159,7 @@ def write_arrays(flag: str, name: str, arrays: dict[str, np.ndarray]) -> None:
     write(flag, name, content.getvalue())
 
 
-def write(flag: str, name: str, content: bytes) -> None:
+def write(flag: str, name: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file, all at once.
 
     Args:
@@ -219,11 +170,8 @@ def write(flag: str, name: str, content: bytes) -> None:
     Raises:
       InputError: it cannot be written.
     """
-    path = pathlib.Path(os.path.expanduser(name))
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with plain_files.whole(os.path.expanduser(name)) as path:
+            path.write_bytes(content)
     except (OSError, ValueError) as error:
         raise InputError(f"{flag}={name} cannot be written ({error}).") from error

@@ -18,7 +18,7 @@ from absl import flags
 from permfl_jax import algorithms, placement, results
 from permfl_jax.errors import DivergenceError, InputError
 
-from . import config, experiment, machine, population, program, sweep_report
+from . import config, experiment, machine, outcome, population, program, sweep_report
 from .members import Members, members
 from .population import PAIRS, Population
 
@@ -46,7 +46,8 @@ def run(settings: config.Config, who: Members, compare: bool) -> None:
     folder = results.Workdir(settings.workdir, identity, rows="sweep.jsonl")
     if folder.finished:
         print(f"{folder.path} already holds this sweep{folder.by_other_code()}:")
-        print(sweep_report.table(folder.finished))
+        shown = outcome.of_finished(sweep_report.table, folder.finished, folder.path)
+        print(shown)
         if compare:
             print("--compare: nothing was run, so nothing was timed", file=sys.stderr)
         return

@@ -1,12 +1,12 @@
 """What a person reads at the end of a sweep: a line for each member, a picture."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from permfl_jax import plain_files
 from permfl_jax.evaluate import LABELS
 
 from . import job
@@ -141,10 +141,9 @@ def picture(
     else:
         _curves(axis, summary["members"], rows, label)
     figure.suptitle(title)
-    temporary = pathlib.Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=120)
+    with plain_files.whole(path) as file:
+        figure.savefig(file, dpi=120)
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def heat(members: Rows, wide: dict[str, tuple[float, ...]], label: str) -> np.ndarray:

@@ -38,7 +38,7 @@ def run(settings: config.Config) -> None:
         print(
             f"{folder.path} already holds this run, finished{folder.by_other_code()}:"
         )
-        print(outcome.table(finished))
+        print(outcome.of_finished(outcome.table, finished, folder.path))
         return
     with folder.locked():
         _work(settings, folder)
@@ -68,11 +68,12 @@ def _work(settings, folder):
 
 def _check_data(folder, built):
     """The samples and their owners are those the run began with."""
-    before = (folder.begun or {}).get("partition", {}).get("sha256")
+    recorded = (folder.begun or {}).get("partition")
+    before = recorded.get("sha256") if isinstance(recorded, dict) else None
     if before is not None and before != built.report["sha256"]:
         raise InputError(
             f"--workdir={folder.path} holds a run on other data: its partition is "
-            f"{before[:12]}, that of --dataset={built.config.dataset} now "
+            f"{before!s:.12}, that of --dataset={built.config.dataset} now "
             f"{built.report['sha256'][:12]}; choose another folder."
         )
 

@@ -7,13 +7,13 @@ import contextlib
 import csv
 import importlib
 import io
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from absl import flags
 
+from permfl_jax import plain_files
 from permfl_jax.errors import InputError
 
 from .session import Begin
@@ -164,6 +164,5 @@ def write_csv(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     table = csv.DictWriter(text, names, restval="", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(temporary, path)
+    with plain_files.whole(path) as file:
+        file.write_text(text.getvalue(), encoding="utf-8")

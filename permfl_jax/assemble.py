@@ -78,7 +78,7 @@ def build(
     """
     partition = partition or default_partition(examples)
     formation = formation or default_formation(partition)
-    sizes = tuple(int(size) for size in team_sizes)
+    sizes = _sizes(team_sizes, len(examples.y))
     options = PartitionOptions(team_sizes=sizes, **numbers)
     cut = _look_up("--partition", partition, PARTITIONS)
     form = _look_up("--team_formation", formation, FORMATIONS)
@@ -105,6 +105,17 @@ def default_partition(examples: Examples) -> str:
 def default_formation(partition: str) -> str:
     """`consecutive` for a partition that makes teams, which `random` would destroy."""
     return "consecutive" if partition in MAKE_TEAMS else "random"
+
+
+def _sizes(team_sizes, samples):
+    """As plain numbers; before anything is allocated for so many devices."""
+    sizes = tuple(int(size) for size in team_sizes)
+    if sum(sizes) > samples:
+        raise InputError(
+            f"{sum(sizes)} devices were to share {samples} samples, but each needs at "
+            "least one: lower --devices_per_team."
+        )
+    return sizes
 
 
 def _windows(partition, formation, form, options, num_classes):

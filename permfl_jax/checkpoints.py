@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import seals
+from permfl_jax import plain_files, seals
 from permfl_jax.errors import InputError
 
 _FORMAT = 1
+_MOST_META = 2**28  # bytes
 _OVERHEAD_BYTES = 2**17  # of orbax's own files
 
 
@@ -229,19 +230,28 @@ def read(path: str | os.PathLike[str]) -> tuple[int, dict[str, np.ndarray]]:
     for round_ in kept.rounds():
         folder = kept.path / str(round_)
         if seals.broken(folder) is None:
-            leaves = _meta(folder)["leaves"]
-            here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            like = {
-                _key(number): jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-                for number, (_, shape, dtype) in enumerate(leaves)
-            }
-            rows = kept._read(round_, like)
-            kept.abandon()
-            return round_, {
-                name: np.asarray(rows[_key(number)])
-                for number, (name, _, _) in enumerate(leaves)
-            }
+            try:
+                return round_, _arrays(kept, round_)
+            except Exception as error:  # orbax and TensorStore raise what they like
+                kept.remarks.append(f"round {round_}: {type(error).__name__}")
+            finally:
+                kept.abandon()
     raise InputError(f"{kept.path} holds no whole checkpoint.")
+
+
+def _arrays(kept, round_):
+    """All arrays of one checkpoint, by name."""
+    leaves = _meta(kept.path / str(round_))["leaves"]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {
+        _key(number): jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+        for number, (_, shape, dtype) in enumerate(leaves)
+    }
+    rows = kept._read(round_, like)
+    return {
+        str(name): np.asarray(rows[_key(number)])
+        for number, (name, _, _) in enumerate(leaves)
+    }
 
 
 def _key(number):
@@ -276,9 +286,10 @@ def _fault(folder, template, accept):
         if meta["format"] != _FORMAT or meta["leaves"] != _shapes(template):
             return "is of another model or version"
         return accept(meta["progress"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "cannot be read"
 
 
 def _meta(folder):
-    return json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
+    path = folder / "meta" / "metadata"
+    return json.loads(plain_files.read_bytes(path, _MOST_META))

@@ -1,5 +1,9 @@
 """What each process puts on its own chips; the rows of others are never asked for."""
 
+import contextlib
+import math
+import os
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -7,6 +11,19 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from permfl_jax.types import Batch, Samples
+
+
+def memory() -> float:
+    """Bytes of memory of this machine, or that this process may take; ∞ if unknown."""
+    found = math.inf
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return found
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return found if limit == resource.RLIM_INFINITY else min(found, limit)
 
 
 def put(array: ArrayLike, sharding: NamedSharding) -> jax.Array:

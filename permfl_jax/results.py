@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from permfl_jax import provenance
+from permfl_jax import plain_files, provenance
 from permfl_jax.errors import InputError
 from permfl_jax.partitions import ownership
 
 # Where files are does not change what a run computes.
 _PLACES = ("workdir", "data_dir", "manual_dir")
 _LOCK = ".lock"
+_MOST_BYTES = 2**30  # of a file of text
 
 
 class Workdir:
@@ -107,8 +108,7 @@ class Workdir:
             },
             **extra,
         }
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / "summary.json").unlink()
+        (self.path / "summary.json").unlink(missing_ok=True)
         self._write("config.json", config)
         self._append(self._rows, "", mode="w")
 
@@ -116,27 +116,29 @@ class Workdir:
         """Goes on with a run that was asked for less."""
         if self.begun is None or not self._has_grown():
             return
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / "summary.json").unlink()
+        (self.path / "summary.json").unlink(missing_ok=True)
         self.begun = self.begun | {"flags": self.flags}
         self._write("config.json", self.begun)
 
     def write_partition(self, owned: ownership.Ownership) -> None:
         """Writes partition.npz, who has which rows; `read_partition` reads it."""
-        temporary = self.path / ".partition.npz.tmp"
         try:
-            with open(temporary, "wb") as file:
+            with (
+                plain_files.whole(self.path / "partition.npz") as path,
+                open(path, "wb") as file,
+            ):
                 ownership.save(file, owned)
-            os.replace(temporary, self.path / "partition.npz")
         except OSError as error:
             raise self._unwritable(error) from error
 
     def unfinished_rows(self) -> int:
         """Evaluations that the same run left when it was stopped."""
         try:
-            text = (self.path / self._rows).read_text(encoding="utf-8")
+            text = plain_files.read_bytes(self.path / self._rows, _MOST_BYTES)
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            raise self._damaged(self._rows) from error
         return len(text.splitlines())
 
     def by_other_code(self) -> str:
@@ -157,10 +159,10 @@ class Workdir:
     def lacks(self, mark: dict[str, Any]) -> bool:
         """Whether the rows up to a mark are not there, or not as they were."""
         try:
-            text = (self.path / self._rows).read_bytes()[: mark["bytes"]]
+            text = plain_files.read_bytes(self.path / self._rows, _MOST_BYTES)
         except OSError:
             return True
-        return hashlib.sha256(text).hexdigest() != mark["sha256"]
+        return hashlib.sha256(text[: mark["bytes"]]).hexdigest() != mark["sha256"]
 
     def cut(
         self, mark: dict[str, Any], keep: Callable[[dict[str, Any]], bool]
@@ -192,8 +194,8 @@ class Workdir:
         config = self._read("config.json")
         if config is None:
             others = {entry.name for entry in self.path.iterdir()}
-            # A run that was stopped as it started.
-            others -= {".config.json.tmp", _LOCK}
+            # Of a run that was stopped as it started.
+            others -= {plain_files.unfinished("config.json"), _LOCK}
             if others:
                 raise InputError(
                     f"--workdir={self.path} is not empty and holds no run "
@@ -213,26 +215,26 @@ class Workdir:
         if differ:
             raise InputError(
                 f"--workdir={self.path} holds a different run (differing: "
-                f"{', '.join(differ)}); choose another folder."
+                f"{', '.join(differ)[:500]}); choose another folder."
             )
         return config
 
     def _is_more(self, before):
-        ours, theirs = self.flags.get(self._grows), before.get(self._grows)
-        return isinstance(ours, int) and isinstance(theirs, int) and ours > theirs
+        both = self.flags.get(self._grows), before.get(self._grows)
+        return all(isinstance(number, int) for number in both) and both[0] > both[1]
 
     def _has_grown(self):
         return self.begun is not None and self._is_more(self.begun["flags"])
 
     def _read(self, name):
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads(plain_files.read_bytes(self.path / name, _MOST_BYTES))
             if not isinstance(content, dict):
                 raise ValueError(f"{name} holds no object")
             return content
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(name) from error
 
     def _damaged(self, name):
@@ -244,10 +246,9 @@ class Workdir:
         self._replace(name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def _replace(self, name, text):
-        temporary = f".{name}.tmp"
-        self._append(temporary, text, mode="w")
         try:
-            os.replace(self.path / temporary, self.path / name)
+            with plain_files.whole(self.path / name) as file:
+                file.write_text(text, encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -255,10 +256,6 @@ class Workdir:
         try:
             with open(self.path / name, mode, encoding="utf-8") as file:
                 file.write(text)
-                if name.endswith(".tmp"):
-                    # On disk before it takes the place of what was there.
-                    file.flush()
-                    os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -284,9 +281,9 @@ def read_partition(path: str | os.PathLike[str]) -> ownership.Ownership:
     folder = pathlib.Path(os.path.expanduser(path))
     owned = ownership.load(folder / "partition.npz")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(plain_files.read_bytes(folder / "config.json", _MOST_BYTES))
         expected = config["partition"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} holds no config.json of a run.") from error
     if ownership.digest(owned) != expected:
         raise InputError(

@@ -2,21 +2,26 @@
 
 import hashlib
 import json
-import os
 import pathlib
 
+from permfl_jax import plain_files
+
 _SEAL = "seal.json"
+_MOST_BYTES = 2**26
 
 
 def broken(folder: pathlib.Path) -> str | None:
     """Why the files of a checkpoint are not what was sealed, or `None`."""
     try:
-        sealed = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+        sealed = json.loads(plain_files.read_bytes(folder / _SEAL, _MOST_BYTES))
     except FileNotFoundError:
         return "was not finished"
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "has a damaged seal"
-    return None if sealed == _digests(folder) else "has a damaged file"
+    try:
+        return None if sealed == _digests(folder) else "has a damaged file"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def _digests(folder):
@@ -24,20 +29,17 @@ def _digests(folder):
     return {
         path.relative_to(folder).as_posix(): _digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != _SEAL
+        if not path.is_dir() and path.name != _SEAL
     }
 
 
 def _digest(path):
-    with open(path, "rb") as file:
+    with plain_files.open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(folder: pathlib.Path) -> None:
     """Seals a folder; all at once, by a file in it."""
-    temporary = folder.with_name(f"{folder.name}.seal.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(_digests(folder), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / _SEAL)
+    digests = _digests(folder)  # before there is a file more
+    with plain_files.whole(folder / _SEAL) as file:
+        file.write_text(json.dumps(digests), encoding="utf-8")

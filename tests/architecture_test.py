@@ -17,7 +17,7 @@ PACKAGE = ROOT / "permfl_jax"
 # A module may import its own floor and lower ones. Folders are one room: what is in
 # them may import each other.
 FLOORS = [
-    {"errors", "types"},
+    {"errors", "plain_files", "types"},
     {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches", "theory"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}

@@ -74,7 +74,7 @@ def test_a_finished_run_is_found_again(tmp_path):
     again = Workdir(tmp_path, FLAGS)
     assert again.finished == {"best": 0.5}
     assert rows(tmp_path) == [{"round": 1}]  # opening changes nothing
-    assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
+    assert not [p for p in tmp_path.iterdir() if ".tmp" in p.name]
 
 
 def test_where_files_are_does_not_make_another_run(tmp_path):
@@ -95,7 +95,7 @@ def test_an_unfinished_run_starts_over_without_its_old_rows(tmp_path):
 
 
 def test_a_run_stopped_before_its_config_starts_over(tmp_path):
-    (tmp_path / ".config.json.tmp").write_text('{"fla')
+    (tmp_path / ".config.tmp.json").write_text('{"fla')
     begin(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["flags"] == FLAGS
 
@@ -165,6 +165,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, write):
     workdir = begin(tmp_path)
     workdir.write_row({"round": 1})
     monkeypatch.setattr(results, "open", full_disk, raising=False)
+    monkeypatch.setattr(results.plain_files.pathlib.Path, "write_text", full_disk)
     with pytest.raises(InputError) as caught:
         write(workdir)
     assert str(caught.value) == (
@@ -236,6 +237,6 @@ def test_a_folder_without_partition_is_refused(tmp_path):
 
 def test_a_partition_that_cannot_be_written_is_named(tmp_path):
     workdir = begin(tmp_path)
-    (tmp_path / ".partition.npz.tmp").mkdir()
+    (tmp_path / ".partition.tmp.npz").mkdir()
     with pytest.raises(InputError, match=r"--workdir=.* cannot be written \("):
         workdir.write_partition(owned())

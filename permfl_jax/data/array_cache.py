@@ -8,13 +8,12 @@ data.
 import os
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
 
-from permfl_jax import errors
+from permfl_jax import errors, plain_files
 
 Arrays = dict[str, np.ndarray]
 
@@ -44,13 +43,11 @@ def _read(path, names, problem):
     """The stored arrays, or `None` if there are none or they are of no use."""
     arrays = None
     try:
-        # Opened here: `np.load` forgets to close a file that it cannot understand.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in names}
+        arrays = plain_files.read_arrays(path, names)
         reason = problem(arrays)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         reason = str(error)
     if reason is None:
         return arrays

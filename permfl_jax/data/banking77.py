@@ -12,10 +12,12 @@ References:
 import json
 import pathlib
 
+from permfl_jax import plain_files
 from permfl_jax.data import csv_rows, examples, text
 from permfl_jax.errors import InputError
 
 NUM_INTENTS = 77
+_MOST_BYTES = 2**26  # the largest has 840,000
 FILES = ("train.csv", "test.csv", "categories.json")
 
 
@@ -64,6 +66,6 @@ def _categories(path: pathlib.Path) -> list[str]:
 
 def _content(path):
     try:
-        return path.read_bytes()
+        return plain_files.read_bytes(path, _MOST_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error

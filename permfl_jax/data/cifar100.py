@@ -14,6 +14,8 @@ References:
   Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -22,6 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from permfl_jax import plain_files
 from permfl_jax.data import examples, tfds_images
 from permfl_jax.data.image_source import Arrays, ImageSource
 from permfl_jax.errors import InputError
@@ -29,6 +32,7 @@ from permfl_jax.errors import InputError
 NUM_PICTURES = {"train": 50_000, "test": 10_000}
 _SIDE, _CHANNELS = 32, 3
 _RECORD = 2 + _CHANNELS * _SIDE * _SIDE
+_MOST_BESIDE = 2**20  # bytes of an archive besides records: names, headers
 
 
 def read_split(files: Mapping[str, os.PathLike], split: str) -> Arrays:
@@ -40,7 +44,12 @@ def read_split(files: Mapping[str, os.PathLike], split: str) -> Arrays:
     (path,) = files.values()
     try:
         content = _read_member(path, split)
-    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zlib.error) as error:
+    except (
+        *(OSError, EOFError, lzma.LZMAError, tarfile.TarError, zlib.error),
+        *(ValueError, OverflowError, MemoryError, RecursionError),  # in odd headers
+    ) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{path} cannot be read as a tar archive ({type(error).__name__}): it is "
             "truncated, damaged or another file."
@@ -56,7 +65,7 @@ def read_split(files: Mapping[str, os.PathLike], split: str) -> Arrays:
 def _read_member(path, split):
     """The bytes of the split's file; its size is checked before they are read."""
     name, size = f"cifar-100-binary/{split}.bin", NUM_PICTURES[split] * _RECORD
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=_unpacked(path), mode="r:") as archive:
         for member in archive:
             if member.name == name:
                 # A link has no bytes of its own, and is not followed.
@@ -68,6 +77,22 @@ def _read_member(path, split):
                     )
                 return stream.read()
     raise InputError(f"{path} does not hold {name}.")
+
+
+def _unpacked(path):
+    """The archive without its compression, in memory, and no more than there can be."""
+    most = _RECORD * sum(NUM_PICTURES.values()) + _MOST_BESIDE
+    with plain_files.open_plain(path) as file:
+        # Zeros may follow a packed file for gigabytes.
+        if os.fstat(file.fileno()).st_size > most:
+            raise InputError(f"{path} has more than {most} bytes.")
+        packers = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
+        open_ = packers.get(file.read(2))
+        file.seek(0)
+        content = (open_(file) if open_ else file).read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path} holds more than {most} bytes when it is unpacked.")
+    return io.BytesIO(content)
 
 
 SOURCE = ImageSource(

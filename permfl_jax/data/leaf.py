@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from permfl_jax import plain_files
 from permfl_jax.errors import InputError
+
+_MOST_BYTES = 2**31  # LEAF's own files have some 10^8
 
 
 class Writer(NamedTuple):
@@ -48,7 +51,7 @@ def read(path: pathlib.Path, num_features: int, num_classes: int) -> dict[str, W
         label is out of range.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(plain_files.read_bytes(path, _MOST_BYTES))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from permfl_jax import errors
+from permfl_jax import errors, plain_files
 from permfl_jax.data import examples
 
 _CONNECT_SECONDS = 10
@@ -67,10 +67,18 @@ class RawFiles:
         )
 
 
-def check_file(path: pathlib.Path, checksum: str) -> None:
-    """Raises `InputError` unless the file's SHA-256 is `checksum`."""
+def check_file(path: pathlib.Path, checksum: str, most: int | None = None) -> None:
+    """Raises `InputError` unless the file's SHA-256 is `checksum`.
+
+    Args:
+      path: of the file.
+      checksum: in hexadecimal.
+      most: bytes that are read; what is larger has another checksum.
+    """
     try:
-        with path.open("rb") as stream:
+        with plain_files.open_plain(path) as stream:
+            if most is not None and os.fstat(stream.fileno()).st_size > most:
+                raise OSError(None, f"larger than {most} bytes", os.fspath(path))
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise errors.InputError(

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from permfl_jax import errors
+from permfl_jax import errors, hosts
 from permfl_jax.data import examples
 
 NUM_FEATURES = 60
 NUM_CLASSES = 10
+_FEWEST = 250  # samples of a device
 
 
 class Task(NamedTuple):
@@ -44,7 +45,7 @@ class Task(NamedTuple):
 
 def draw_task(rng: np.random.Generator, alpha: float, beta: float) -> Task:
     """Draws one device's task. The size comes first: it depends on neither α nor β."""
-    size = 5 * (int(rng.lognormal(4.0, 2.0)) + 50)
+    size = _size(rng)
     model_mean = rng.normal(0.0, alpha)
     weights = rng.normal(model_mean, 1.0, (NUM_FEATURES, NUM_CLASSES))
     bias = rng.normal(model_mean, 1.0, NUM_CLASSES)
@@ -75,9 +76,9 @@ def synthetic(options: examples.SourceOptions) -> examples.Examples:
       InputError: an option is outside its range.
     """
     _check(options)
+    _check_room(options)
     xs, ys = [], []
-    for device in range(options.num_devices):
-        rng = np.random.default_rng([options.seed, device])
+    for rng in _streams(options):
         x, y = draw_examples(rng, draw_task(rng, options.alpha, options.beta))
         xs.append(x)
         ys.append(y)
@@ -90,6 +91,30 @@ def synthetic(options: examples.SourceOptions) -> examples.Examples:
         offset=0.0,
         device=np.repeat(owner, [len(y) for y in ys]),
     )
+
+
+def _check_room(options: examples.SourceOptions) -> None:
+    """Raises `InputError` if the machine has less memory; draws sizes alone."""
+    there, row = hosts.memory(), 4 * (NUM_FEATURES + 1)
+    least = _FEWEST * row * options.num_devices
+    if least <= there:
+        least = 2 * row * sum(map(_size, _streams(options)))  # joined at the end
+    if least > there:
+        raise errors.InputError(
+            f"--dataset=synthetic with {options.num_devices} devices takes at least "
+            f"{least / 1e9:.3g} GB and this machine has {there / 1e9:.3g}: lower "
+            "--num_teams or --devices_per_team."
+        )
+
+
+def _streams(options):
+    """A random stream for each device."""
+    for device in range(options.num_devices):
+        yield np.random.default_rng([options.seed, device])
+
+
+def _size(rng):
+    return 5 * (int(rng.lognormal(4.0, 2.0)) + _FEWEST // 5)
 
 
 def _check(options: examples.SourceOptions) -> None:

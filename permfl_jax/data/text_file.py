@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 
+from permfl_jax import plain_files
 from permfl_jax.data import raw_files
 from permfl_jax.data.examples import SourceOptions
 from permfl_jax.errors import InputError
@@ -40,11 +41,11 @@ class TextFile:
         """
         manual = options.manual_path(self.folder)
         if manual is not None and (manual / self.filename).exists():
-            raw_files.check_file(manual / self.filename, self.sha256)
-            return (manual / self.filename).read_bytes()
+            raw_files.check_file(manual / self.filename, self.sha256, self.size)
+            return plain_files.read_bytes(manual / self.filename, self.size)
         kept = options.data_path() / f"{self.dataset}.{self.filename}"
         with contextlib.suppress(OSError):
-            if self._is_it(content := kept.read_bytes()):
+            if self._is_it(content := plain_files.read_bytes(kept, self.size)):
                 return content
         content = self._download(options)
         _store(kept, content, self.dataset)

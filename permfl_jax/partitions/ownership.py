@@ -9,11 +9,11 @@ them, before they are sorted into teams.
 
 import hashlib
 import os
-import zipfile
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from permfl_jax import plain_files
 from permfl_jax.errors import InputError
 
 
@@ -34,6 +34,7 @@ class Ownership(NamedTuple):
 
 
 _PARTS = ("train", "validation", "test")
+_OF_A_PART = ("rows", "offsets")
 
 
 def digest(ownership: Ownership) -> str:
@@ -66,13 +67,42 @@ def load(path: str | os.PathLike[str]) -> Ownership:
       InputError: the file is not there, or not one that `save` wrote.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            parts = [
-                np.split(arrays[f"{name}_rows"], arrays[f"{name}_offsets"][1:-1])
-                for name in _PARTS
-            ]
-            return Ownership(*parts, team=arrays["team"])
+        arrays = plain_files.read_arrays(
+            path,
+            ["team", *(f"{part}_{name}" for part in _PARTS for name in _OF_A_PART)],
+        )
     except FileNotFoundError as error:
         raise InputError(f"There is no partition file {path}.") from error
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise InputError(
+            f"The partition file {path} cannot be read ({error.strerror})."
+        ) from error
+    except ValueError as error:
         raise InputError(f"{path} is not a partition file.") from error
+    team = arrays["team"]
+    parts = [[arrays[f"{part}_{name}"] for name in _OF_A_PART] for part in _PARTS]
+    whole = _whole_numbers(team) and all(
+        _fit(rows, offsets, team) for rows, offsets in parts
+    )
+    if not whole:
+        raise InputError(f"{path} is not a partition file.")
+    return Ownership(
+        *(np.split(rows, offsets[1:-1]) for rows, offsets in parts), team=team
+    )
+
+
+def _fit(rows, offsets, team):
+    """The offsets cut the rows into those of each device, in order."""
+    return (
+        _whole_numbers(rows)
+        and _whole_numbers(offsets)
+        and len(team) > 0
+        and len(offsets) == len(team) + 1
+        and offsets[0] == 0
+        and offsets[-1] == len(rows)
+        and bool((np.diff(offsets) >= 0).all())
+    )
+
+
+def _whole_numbers(array):
+    return array.ndim == 1 and array.dtype.kind == "i"

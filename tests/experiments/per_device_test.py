@@ -107,8 +107,9 @@ def test_without_a_beginning_nothing_is_added(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     built = experiment.build(settings())
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"devices\.npz cannot be written"):
-        per_device.begin(tmp_path / "missing", built)
+        per_device.begin(tmp_path / "file", built)
 
 
 GOOD = {

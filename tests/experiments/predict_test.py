@@ -224,8 +224,8 @@ def test_devices_alone_have_nothing_for_newcomers(alone, tmp_path, capsys):
         (["--model_of=server", "--predictions=x.txt"], "must end in .npz or .csv"),
         (["--model_of=server", "--save_model=x"], "must end in .npz"),
         (["--personalise=x.npz", "--personal_steps=0"], "must be at least 1"),
-        (["--model_of=server", "--input=no.npz"], "there is no such file"),
-        (["--model_of=server", f"--input={ROOT}"], "is no ordinary file"),
+        (["--model_of=server", "--input=no.npz"], "cannot be read: No such file"),
+        (["--model_of=server", f"--input={ROOT}"], "cannot be read: Is a directory"),
         (["--model_of=server", "--predictions=/dev/null/x.csv"], "cannot be written"),
     ],
 )
@@ -277,9 +277,7 @@ def test_files_that_are_damaged_are_refused(finished, tmp_path, damage):
     if damage == "claims":  # a header of more samples than there are
         content = bytes(content).replace(b"'shape': (30, ", b"'shape': (99, ")
     path.write_bytes(content)
-    refused(
-        finished, "is no .npz of plain arrays, or a damaged", f"--personalise={path}"
-    )
+    refused(finished, "it must be an .npz of plain arrays", f"--personalise={path}")
 
 
 def test_folders_without_a_run_or_a_checkpoint_are_refused(finished, tmp_path):

@@ -478,7 +478,10 @@ DAMAGED = {
         edit("summary.json", '"round": 6', '"round": 5'),
         "summary.json is damaged: its last round is not that of metrics.jsonl",
     ),
-    "cut teams": (put("partition.npz", b"PK\x03\x04"), "partition.npz is damaged"),
+    "cut teams": (
+        put("partition.npz", b"PK\x03\x04"),
+        "partition.npz is not a partition file",
+    ),
     "other teams": (
         edit("config.json", '"sha256": "', '"sha256": "0'),
         "partition.npz that is not the one of its config.json",
@@ -599,7 +602,7 @@ def test_mistakes_end_in_one_sentence(tmp_path):
         ([], None, "Name the folder of a run, or several"),
         ([path, f"{path}/"], None, "is named twice"),
         ([path], f"{path}/config.json", "config.json must end in .html"),
-        ([path], f"{path}/config.json/x.html", "--png_dir: "),
+        ([path], f"{path}/config.json/x.html", "--png_dir="),
         ([path / "config.json"], None, "there is no config.json in it"),
         (["a\0b"], None, "a\0b"),
     ):
@@ -607,7 +610,7 @@ def test_mistakes_end_in_one_sentence(tmp_path):
             report.write(list(map(str, names)), output)
         assert sentence in str(caught.value)
     (path / "x.html").mkdir()
-    with pytest.raises(InputError, match=r"--output: .* cannot be written"):
+    with pytest.raises(InputError, match=r"--output=.* cannot be written"):
         report.write([str(path)], str(path / "x.html"), str(tmp_path / "png"))
 
 
