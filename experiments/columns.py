@@ -83,7 +83,7 @@ def columns(values: flags.FlagValues, protocol: str) -> list[Column]:
             found.append(_column(name, values, shlex.split(given), protocol))
         except (InputError, flags.Error, ValueError) as error:
             sentence = str(error).splitlines()[0]
-            raise InputError(f"--column={name}: {sentence}") from error
+            raise InputError(f"--column={name}: {sentence.rstrip('.')}.") from error
     return found
 
 

@@ -161,46 +161,58 @@ def from_flags(values: flags.FlagValues) -> Config:
     """
     given: dict[str, Any] = {name: values[name].value for name in _flag_names()}
     num_teams, sizes = given.pop("num_teams"), given.pop("devices_per_team")
-    _check_numbers({**given, "num_teams": num_teams})
-    team_sizes = _team_sizes(num_teams, _whole_numbers("devices_per_team", sizes))
+    check_count("--num_teams", num_teams)
+    sizes = _whole_numbers("devices_per_team", sizes)
     workdir = given["workdir"] or "runs/{dataset}_{model}_{algorithm}_{seed}".format(
         **given
     )
     workdir = workdir.replace("{seed}", str(given["seed"]))
-    return Config(
+    config = Config(
         **given
         | {
-            "team_sizes": team_sizes,
+            "team_sizes": sizes * num_teams if len(sizes) == 1 else sizes,
             "batch_size": given["batch_size"] or None,
             "hidden": _whole_numbers("hidden", given["hidden"]),
             "hparam": _last_of_each(given["hparam"]),
             "workdir": workdir,
         }
     )
-
-
-def _check_numbers(given):
-    for name in ("num_teams", "num_rounds", "eval_every", "rounds_per_call"):
-        check_count(f"--{name}", given[name])
-    for name in ("device_chunk", "chips"):
-        if given[name] is not None:
-            check_count(f"--{name}", given[name])
-    if given["distributed"] and given["chips"]:
+    if len(config.team_sizes) != num_teams:
         raise InputError(
-            f"--chips={given['chips']} cannot be used with --distributed, which uses "
+            f"--devices_per_team gives {len(sizes)} sizes for --num_teams={num_teams}; "
+            "give one size, or one per team."
+        )
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks what can be said of the numbers alone.
+
+    Raises:
+      InputError: one is out of its range.
+    """
+    for name in ("num_rounds", "eval_every", "rounds_per_call"):
+        check_count(f"--{name}", getattr(config, name))
+    for name in ("device_chunk", "chips"):
+        if getattr(config, name) is not None:
+            check_count(f"--{name}", getattr(config, name))
+    if config.distributed and config.chips:
+        raise InputError(
+            f"--chips={config.chips} cannot be used with --distributed, which uses "
             "all chips of all processes."
         )
-    if not 0 <= given["batch_size"] <= MOST:
+    if not 0 <= (config.batch_size or 0) <= MOST:
         raise InputError(
-            f"--batch_size must be 1 to {MOST}, or 0 for all; got "
-            f"{given['batch_size']}."
+            f"--batch_size must be 1 to {MOST}, or 0 for all; got {config.batch_size}."
         )
-    if not 0 <= given["seed"] < 2**32:
-        raise InputError(f"--seed must be 0 to 4294967295, got {given['seed']}.")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"--seed must be 0 to 4294967295, got {config.seed}.")
     for name in ("l2", "synthetic_alpha", "synthetic_beta"):
-        if not 0 <= given[name] <= LARGEST:
-            raise InputError(f"--{name} must be 0 to {LARGEST:g}, got {given[name]}.")
-    steps = given["num_rounds"] * given["team_steps"] * given["device_steps"]
+        if not 0 <= (value := getattr(config, name)) <= LARGEST:
+            raise InputError(f"--{name} must be 0 to {LARGEST:g}, got {value}.")
+    _check_sizes(config.team_sizes)
+    steps = config.num_rounds * config.team_steps * config.device_steps
     if steps >= 2**31:
         raise InputError(
             f"--num_rounds x --team_steps x --device_steps is {steps} steps a device; "
@@ -237,17 +249,9 @@ def _whole_numbers(flag, texts):
         ) from error
 
 
-def _team_sizes(num_teams, sizes):
-    if len(sizes) == 1:
-        sizes = sizes * num_teams
-    if len(sizes) != num_teams:
-        raise InputError(
-            f"--devices_per_team gives {len(sizes)} sizes for --num_teams={num_teams}; "
-            "give one size, or one per team."
-        )
-    if min(sizes) < 1 or sum(sizes) > MOST:
+def _check_sizes(sizes):
+    if not sizes or min(sizes) < 1 or sum(sizes) > MOST:
         raise InputError(
             f"--devices_per_team must be at least 1 and all devices at most {MOST}, "
-            f"got {min(sizes)} in a team and {sum(sizes)} in all."
+            f"got {min(sizes, default=0)} in a team and {sum(sizes)} in all."
         )
-    return sizes

@@ -56,6 +56,25 @@ class Experiment(NamedTuple):
     algorithm: Algorithm
     majority_accuracy: float
 
+    def check_partition(self, workdir: str, recorded: dict[str, Any] | None) -> None:
+        """That a run which was begun before has these samples and owners.
+
+        Args:
+          workdir: its folder.
+          recorded: its config.json, `None` if it was not begun.
+
+        Raises:
+          InputError: it was begun on other data.
+        """
+        partition = (recorded or {}).get("partition")
+        before = partition.get("sha256") if isinstance(partition, dict) else None
+        if recorded is not None and before != self.report["sha256"]:
+            raise InputError(
+                f"--workdir={workdir} holds a run on other data: its partition is "
+                f"{before!s:.12}, that of --dataset={self.config.dataset} now "
+                f"{self.report['sha256'][:12]}; choose another folder."
+            )
+
 
 def build(config: Config) -> Experiment:
     """Checks everything that can be checked before data is read, then reads it.
@@ -108,8 +127,8 @@ def _check_room(config, classify):
     model, there = _model_bytes(classify), hosts.memory()
     if jax.default_backend() == "cpu" and (1 + kept) * model > there:
         raise InputError(
-            f"--model={config.model} takes {model / 1e9:.3g} GB, {1 + kept} of them are "
-            f"kept and this machine has {there / 1e9:.3g}: lower --hidden, or give "
+            f"--model={config.model} takes {model / 1e9:.3g} GB, {1 + kept} of them "
+            f"are kept and this machine has {there / 1e9:.3g}: lower --hidden, or give "
             "--nokeep_personal, which stores no device's model."
         )
 

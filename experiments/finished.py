@@ -27,14 +27,25 @@ class Finished(NamedTuple):
     Attributes:
       built: the experiment of its flags, rebuilt.
       state: after the last round that was saved.
-      form: what its samples look like.
-      apply: `(params, x) -> logits`, of samples before scaling.
     """
 
     built: experiment.Experiment
     state: State
-    form: Form
-    apply: deploy.Apply
+
+    @property
+    def apply(self) -> deploy.Apply:
+        """`(params, x) -> logits`, of samples before scaling."""
+        logits = self.built.task.logits
+        assert logits is not None  # the tasks of the programs have them
+        return logits
+
+    @property
+    def form(self) -> Form:
+        """What its samples look like."""
+        x = self.built.federation.train.pool["x"]
+        key = jax.random.key(0)
+        logits = jax.eval_shape(lambda: self.apply(self.built.task.init(key), x[:1]))
+        return Form(x.shape[1:], np.dtype(x.dtype), logits.shape[1])
 
     @property
     def key(self) -> jax.Array:

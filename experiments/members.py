@@ -58,7 +58,7 @@ def members(
         name, equals, values = text.partition("=")
         if not equals:
             raise InputError(f"--grid={text} must read --grid=name=value,value,...")
-        if not hasattr(given, name):
+        if name not in vars(given):
             raise InputError(
                 f"--grid={text}: there is no hyper-parameter {name!r} here; choose "
                 f"from {', '.join(vars(given))}."

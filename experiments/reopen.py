@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import checkpoints, deploy, models
+from permfl_jax import checkpoints, deploy
 from permfl_jax.errors import InputError
 
 from . import config, experiment, job, machine, report_folder
 from .finished import Finished
-from .sample_files import Form
 
 
 def read(
@@ -41,15 +40,8 @@ def read(
     machine.set_precision(settings.precision)
     arrays = _arrays(workdir)
     built = experiment.build(settings)
-    partition = recorded.get("partition")
-    before = partition.get("sha256") if isinstance(partition, dict) else None
-    if before != built.report["sha256"]:
-        raise InputError(
-            f"--workdir={workdir} holds a run on other data than "
-            f"--dataset={settings.dataset} has now: their partitions differ."
-        )
-    form, apply = _form_and_apply(settings)
-    return Finished(built, _state(workdir, built, arrays), form, apply)
+    built.check_partition(workdir, recorded)
+    return Finished(built, _state(workdir, built, arrays))
 
 
 def _settings(workdir, given):
@@ -67,14 +59,12 @@ def _settings(workdir, given):
                 f"--workdir={workdir} holds a damaged config.json: {name} is "
                 f"{given[name]!r}."
             )
-    sizes = given["team_sizes"]
-    batch_size = given["batch_size"] or 0
-    config._check_numbers(given | {"num_teams": len(sizes), "batch_size": batch_size})
-    config._team_sizes(len(sizes), tuple(sizes))
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in given.items()
     }
-    return config.Config(**values)
+    settings = config.Config(**values)
+    config.check(settings)
+    return settings
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -98,26 +88,6 @@ def _arrays(workdir):
             f"--workdir={workdir} holds a run without a whole checkpoint; the command "
             "that began it goes on with it."
         ) from error
-
-
-def _form_and_apply(settings):
-    """The task's model before its loss; `task.Task` has only the loss and scores."""
-    examples = experiment._load(settings)
-    spec = models.ModelSpec(
-        dataset=settings.dataset,
-        sample_shape=examples.x.shape[1:],
-        num_classes=examples.num_classes,
-        hidden=settings.hidden,
-    )
-    module = models.build(settings.model, spec)
-    scale, offset = examples.scale, examples.offset
-
-    def apply(params, x) -> Any:
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        return module.apply({"params": params}, x.astype(dtype) * scale + offset)
-
-    form = Form(examples.x.shape[1:], examples.x.dtype, examples.num_classes)
-    return form, apply
 
 
 def _state(workdir, built, arrays):

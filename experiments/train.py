@@ -47,7 +47,7 @@ def run(settings: config.Config) -> None:
 def _work(settings, folder):
     built = experiment.build(settings)
     start = session.Session(settings, folder)
-    _check_data(folder, built)
+    built.check_partition(folder.path, folder.begun)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
     built = experiment.spread(built)
@@ -64,18 +64,6 @@ def _work(settings, folder):
     folder.write_summary(summary)
     print(outcome.table(summary))
     print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl, .csv")
-
-
-def _check_data(folder, built):
-    """The samples and their owners are those the run began with."""
-    recorded = (folder.begun or {}).get("partition")
-    before = recorded.get("sha256") if isinstance(recorded, dict) else None
-    if before is not None and before != built.report["sha256"]:
-        raise InputError(
-            f"--workdir={folder.path} holds a run on other data: its partition is "
-            f"{before!s:.12}, that of --dataset={built.config.dataset} now "
-            f"{built.report['sha256'][:12]}; choose another folder."
-        )
 
 
 def _anew(folder, start, built):

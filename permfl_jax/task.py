@@ -17,11 +17,14 @@ class Task(NamedTuple):
       init: `(key) -> params`.
       loss: `(params, batch[, key]) -> [B]`, one loss per sample.
       metrics: `(params, batch) -> {name: [B]}`, one score per sample.
+      logits: `(params, x) -> [B, C]`, of samples as they are stored; what a finished
+        model is applied with.
     """
 
     init: Callable[[jax.Array], Params]
     loss: LossFn
     metrics: Callable[[Params, Batch], dict[str, jax.Array]]
+    logits: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 def classification(
@@ -51,36 +54,36 @@ def classification(
       (2, 3)
     """
 
-    def see(batch):
-        x = batch["x"]
+    def see(x):
         dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
         return x.astype(dtype) * scale + offset
 
-    def init(key):
-        return module.init(key, see({"x": jnp.asarray(sample)[None]}))["params"]
-
-    def penalised(params, logits, labels):
-        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    def penalised(params, scores, labels):
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels)
         if l2:
             losses = losses + 0.5 * l2 * optax.tree.norm(params, squared=True)
         return losses
 
+    def init(key):
+        return module.init(key, see(jnp.asarray(sample)[None]))["params"]
+
+    def logits(params, x):
+        return module.apply({"params": params}, see(x))
+
     def loss(params, batch):
-        logits = module.apply({"params": params}, see(batch))
-        return penalised(params, logits, batch["y"])
+        return penalised(params, logits(params, batch["x"]), batch["y"])
 
     def random_loss(params, batch, key):
-        logits = module.apply(
-            {"params": params}, see(batch), train=True, rngs={"dropout": key}
-        )
-        return penalised(params, logits, batch["y"])
+        known, x = {"params": params}, see(batch["x"])
+        drawn = module.apply(known, x, train=True, rngs={"dropout": key})
+        return penalised(params, drawn, batch["y"])
 
     def metrics(params, batch):
-        logits = module.apply({"params": params}, see(batch))
-        guess = logits.argmax(-1)
+        scores = logits(params, batch["x"])
+        guess = scores.argmax(-1)
         return {
-            "accuracy": (guess == batch["y"].astype(guess.dtype)).astype(logits.dtype),
-            "loss": penalised(params, logits, batch["y"]),
+            "accuracy": (guess == batch["y"].astype(guess.dtype)).astype(scores.dtype),
+            "loss": penalised(params, scores, batch["y"]),
         }
 
-    return Task(init, random_loss if random else loss, metrics)
+    return Task(init, random_loss if random else loss, metrics, logits)

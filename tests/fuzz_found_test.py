@@ -11,8 +11,9 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
-from experiments import members, outcome
+from experiments import command_line, members, outcome
 from permfl_jax import assemble, checkpoints, data, plain_files, results, seals
 from permfl_jax.algorithms import permfl
 from permfl_jax.data import cifar100, emnist_digits, idx, leaf, raw_files
@@ -52,6 +53,26 @@ def test_an_idx_file_that_is_cut_or_not_packed(tmp_path):
     path.write_bytes(b"abc")
     with pytest.raises(InputError, match="cannot be unpacked"):
         idx.read_idx_file(path)
+
+
+def test_zeros_for_gigabytes_after_a_packed_file(tmp_path):
+    path = idx_file(tmp_path / "x.gz", (0, 0, 8, 1, 0, 0, 0, 1), b"a")
+    os.truncate(path, 2**33)
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        idx.read_idx_file(path)
+
+
+def test_files_of_flags_that_multiply(tmp_path):
+    """Each reads the next, once or twice."""
+    for times in (1, 2):
+        for number in range(3000):
+            line = f"--flagfile={tmp_path}/{number + 1}\n"
+            (tmp_path / str(number)).write_text(line * times)
+        with pytest.raises(InputError, match="one file of flags more than 100"):
+            command_line.expand([f"--flagfile={tmp_path}/0"], flags.FlagValues())
+    (tmp_path / "many").write_text("--seed=1\n" * 100_001)
+    with pytest.raises(InputError, match="holds more than 100000 flags"):
+        command_line.expand([f"--flagfile={tmp_path}/many"], flags.FlagValues())
 
 
 def test_a_gzip_bomb_stops(tmp_path, monkeypatch):
@@ -204,6 +225,11 @@ def test_a_grid_beyond_counting():
     ]
     with pytest.raises(InputError, match="make 26973008999 members"):
         members.members(permfl.HParams, [], ["0"], grid)
+
+
+def test_an_attribute_is_no_axis_of_a_grid():
+    with pytest.raises(InputError, match="no hyper-parameter '__class__' here"):
+        members.members(permfl.HParams, [], ["0"], ["__class__=1"])
 
 
 def test_many_seeds_are_read_in_time():

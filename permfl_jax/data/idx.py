@@ -1,6 +1,7 @@
 """The file format of MNIST and its relatives."""
 
 import gzip
+import io
 import math
 import os
 import zlib
@@ -37,8 +38,9 @@ def read_idx_file(file: str | os.PathLike | IO[bytes]) -> np.ndarray:
     name = os.fspath(file) if isinstance(file, str | os.PathLike) else "an idx file"
     try:
         if isinstance(file, str | os.PathLike):
-            with plain_files.open_plain(file) as opened:
-                content = _unpacked(opened)
+            # Zeros may follow a packed file for gigabytes.
+            packed = plain_files.read_bytes(file, _MOST_BYTES)
+            content = _unpacked(io.BytesIO(packed))
         else:
             content = _unpacked(file)
     except (OSError, EOFError, zlib.error) as error:

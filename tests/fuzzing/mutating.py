@@ -110,7 +110,7 @@ def _change_bytes(path, kind, argument):
 
 def _change_json(path, kind, keys, value):
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())  # what an earlier step left
         holder = {"": content}
         whole, at = holder, ""
         for key in keys:
@@ -121,7 +121,7 @@ def _change_json(path, kind, keys, value):
             del holder[at]
         else:
             holder[str(value)] = value
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError):
         return  # not there after another step
     path.write_text(json.dumps(whole.get("")), encoding="utf-8")
 

@@ -10,7 +10,8 @@ SHARES = {
     "flag_files": 5,
     "run_folders": 5,
     "saved_states": 5,
-    "data_files": 40,
+    "data_files": 35,
+    "samples": 5,
 }
 
 
