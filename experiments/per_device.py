@@ -41,22 +41,43 @@ class Devices(NamedTuple):
     correct: dict[str, np.ndarray]
 
 
-def begin(path: pathlib.Path, built: Experiment) -> None:
-    """Writes who has how many samples of which class, as a run begins.
+def classes(built: Experiment) -> np.ndarray:
+    """`[D, C]`, who has how many samples of which class.
 
     Args:
-      path: the folder of the run.
       built: the experiment before `spread`, while its samples are those of devices.
-
-    Raises:
-      InputError: the file cannot be written.
     """
     parts = [getattr(built.federation, split) for split in evaluate.SPLITS]
     num_classes = 1 + max(
         int(np.max(np.asarray(part.pool["y"]), initial=0)) for part in parts
     )
     found = sum(federation.class_counts(part, num_classes) for part in parts)
-    _write(path, {"partition": _sha256(built), "classes": _by_owner(built, found)})
+    return _by_owner(built, found)
+
+
+def write(
+    path: pathlib.Path,
+    built: Experiment,
+    counts: np.ndarray,
+    measured: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Writes the file: as a run begins, and again once the run is over.
+
+    Args:
+      path: the folder of the run.
+      built: the experiment.
+      counts: from `classes`.
+      measured: from `measure`, once the run is over.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    arrays = {"partition": built.report["sha256"], "classes": counts}
+    try:
+        with plain_files.whole(path / NAME) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays, **(measured or {}))
+    except OSError as error:
+        raise InputError(f"{path / NAME} cannot be written ({error}).") from error
 
 
 def measure(built: Experiment, state: State) -> dict[str, np.ndarray]:
@@ -67,7 +88,7 @@ def measure(built: Experiment, state: State) -> dict[str, np.ndarray]:
       state: after the last round, not given away yet.
 
     Returns:
-      What `finish` writes.
+      What `write` takes.
     """
     key = jax.random.key(built.config.seed)
     traced = built.hparams.traced()
@@ -82,46 +103,12 @@ def measure(built: Experiment, state: State) -> dict[str, np.ndarray]:
     return found
 
 
-def finish(
-    path: pathlib.Path, built: Experiment, measured: dict[str, np.ndarray]
-) -> None:
-    """Adds what `measure` found to what `begin` wrote.
-
-    Without effect in the folder of a run that was begun before there was `begin`.
-
-    Args:
-      path: the folder of the run.
-      built: the experiment.
-      measured: from `measure`.
-
-    Raises:
-      InputError: the file cannot be written, or is damaged.
-    """
-    before = read(path)
-    if before is None or before.partition != _sha256(built):
-        return
-    whole = {"partition": before.partition, "classes": before.classes} | measured
-    _write(path, whole)
-
-
-def _sha256(built):
-    return built.report["sha256"]
-
-
 def _by_owner(built, values):
     """`[D, ...]` int32, no longer sorted by team."""
     identity = placement.to_host(built.federation.identity)
     result = np.zeros(values.shape, np.int32)
     result[identity] = values
     return result
-
-
-def _write(path, arrays):
-    try:
-        with plain_files.whole(path / NAME) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise InputError(f"{path / NAME} cannot be written ({error}).") from error
 
 
 def read(path: pathlib.Path) -> Devices | None:

@@ -99,6 +99,8 @@ def _is_there(path):
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     if not stat.S_ISREG(mode):  # reading a pipe may never end
         raise InputError(f"{path} is no ordinary file.")
     return True

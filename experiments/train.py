@@ -14,7 +14,17 @@ from permfl_jax import placement, results
 from permfl_jax.errors import InputError
 from permfl_jax.evaluate import LABELS
 
-from . import config, experiment, job, machine, outcome, program, session, writers
+from . import (
+    config,
+    experiment,
+    job,
+    machine,
+    outcome,
+    per_device,
+    program,
+    session,
+    writers,
+)
 
 
 def run(settings: config.Config) -> None:
@@ -50,12 +60,14 @@ def _work(settings, folder):
     built.check_partition(folder.path, folder.begun)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
-    built = experiment.spread(built)
+    # Who has what is told by the samples while they lie on the host.
+    classes, built = per_device.classes(built), experiment.spread(built)
     print(_plan(built), file=sys.stderr)
     begin = start.begin(job.start(built))
     if begin is None:
-        begin = _anew(folder, start, built)
-    rows = _train(folder, start, built, begin)
+        begin = _anew(folder, built)
+        per_device.write(folder.path, built, classes)
+    rows = _train(folder, start, built, begin, classes)
     floor = job.floors(built)
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
@@ -63,10 +75,13 @@ def _work(settings, folder):
     writers.write_csv(folder.path / "metrics.csv", rows)
     folder.write_summary(summary)
     print(outcome.table(summary))
-    print(f"results: {folder.path}/summary.json, curves.png, metrics.jsonl, .csv")
+    print(
+        f"results: {folder.path}/summary.json, curves.png, metrics.jsonl, .csv, "
+        "devices.npz; python -m experiments.report shows them"
+    )
 
 
-def _anew(folder, start, built):
+def _anew(folder, built):
     """The first round of a run, also where one was stopped before its first save."""
     replaced = folder.unfinished_rows()
     folder.write_config({"partition": built.report})
@@ -79,7 +94,7 @@ def _anew(folder, start, built):
     return session.Begin(job.start(built), [], 0.0)
 
 
-def _train(folder, start, built, begin):
+def _train(folder, start, built, begin, classes):
     """The rounds that are left, with a bar where someone looks."""
     rounds, last = built.config.num_rounds, {}
     with (
@@ -97,6 +112,9 @@ def _train(folder, start, built, begin):
             shown = {k: last.get(f"{k}/accuracy") for k in LABELS}
             bar.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None})
             bar.update(round_ - bar.n)
+            if round_ == rounds:
+                measured = per_device.measure(built, state)
+                per_device.write(folder.path, built, classes, measured)
             start.after(round_, state, seconds)
 
         bar.update(int(begin.state.round))
@@ -111,8 +129,14 @@ def follow(settings: config.Config) -> None:
     start = session.Session(settings, None)
     job.planned_bytes(built)
     begin = start.begin(job.start(built)) or session.Begin(job.start(built), [], 0.0)
+
+    def after(round_, state, seconds):
+        if round_ == settings.num_rounds:
+            per_device.measure(built, state)
+        start.after(round_, state, seconds)
+
     with start:
-        job.train(built, begin, lambda row: None, start.after)
+        job.train(built, begin, lambda row: None, after)
     job.floors(built)
 
 

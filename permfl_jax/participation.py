@@ -103,8 +103,10 @@ class Sampler:
         return most
 
     def _quotas(self) -> tuple[int, ...]:
-        limit = self.devices_per_round or max(self.team_sizes)
-        return tuple(min(size, limit) for size in self.team_sizes)
+        if self.devices_per_round is None:
+            return self.team_sizes
+        quotas = np.minimum(self.team_sizes, self.devices_per_round)
+        return tuple(quotas.tolist())
 
     def draw_teams(self, key: jax.Array) -> jax.Array | None:
         """`[m]` int32 team numbers, ascending; `None` for all teams.

@@ -206,7 +206,7 @@ class Workdir:
         if not isinstance(before, dict):
             raise self._damaged("config.json")
         differ = sorted(
-            name
+            name if name.isidentifier() else repr(name)
             for name in before.keys() | self.flags.keys()
             if name not in _PLACES and before.get(name) != self.flags.get(name)
         )

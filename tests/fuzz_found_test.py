@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import command_line, members, outcome
+from experiments import command_line, members, outcome, report_folder
 from permfl_jax import assemble, checkpoints, data, plain_files, results, seals
 from permfl_jax.algorithms import permfl
 from permfl_jax.data import cifar100, emnist_digits, idx, leaf, raw_files
@@ -250,6 +250,18 @@ def test_a_file_of_a_run_that_is_deep_or_a_pipe(name, tmp_path):
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="holds a damaged"):
         results.Workdir(tmp_path, {})
+
+
+def test_flags_of_other_names_are_told_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"flags": {"a\n\nb": 1}}))
+    with pytest.raises(InputError, match=r"differing: 'a\\n\\nb'\)"):
+        results.Workdir(tmp_path, {})
+
+
+def test_a_file_of_a_run_that_is_a_link_to_itself(tmp_path):
+    (tmp_path / "config.json").symlink_to("config.json")
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        report_folder.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("summary", [{"last": 1}, {"last": None, "floors": []}])

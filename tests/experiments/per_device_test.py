@@ -31,14 +31,15 @@ def trained(folder, *given):
     """What a run calls; the built experiment, the last state and row."""
     asked = settings(*given)
     host = experiment.build(asked)
-    per_device.begin(folder, host)
+    classes = per_device.classes(host)
     built, last = experiment.spread(host), {}
 
     def after(round_, state, seconds):
         del seconds
         if round_ == asked.num_rounds:
             last["state"] = jax.tree.map(np.asarray, state)
-            per_device.finish(folder, built, per_device.measure(built, state))
+            measured = per_device.measure(built, state)
+            per_device.write(folder, built, classes, measured)
 
     begin = session.Begin(job.start(built), [], 0.0)
     rows = job.train(built, begin, lambda row: None, after)
@@ -47,7 +48,7 @@ def trained(folder, *given):
 
 def test_classes_are_those_of_the_rows_of_partition_npz(tmp_path):
     built = experiment.build(settings())
-    per_device.begin(tmp_path, built)
+    per_device.write(tmp_path, built, per_device.classes(built))
     found = per_device.read(tmp_path)
     assert found.partition == built.report["sha256"]
     assert (found.round, found.correct, found.count.tolist()) == (None, {}, [0] * 6)
@@ -95,21 +96,11 @@ def test_each_device_has_the_score_of_its_own_model_on_its_own_rows(tmp_path):
             assert found.correct[label][device] == right, (device, label)
 
 
-def test_without_a_beginning_nothing_is_added(tmp_path):
-    built = experiment.build(settings())
-    per_device.finish(tmp_path, built, {"round": np.asarray(2)})
-    assert per_device.read(tmp_path) is None
-    per_device.begin(tmp_path, built)
-    other = experiment.build(settings("--seed=1"))
-    per_device.finish(tmp_path, other, {"round": np.asarray(2)})
-    assert per_device.read(tmp_path).round is None
-
-
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     built = experiment.build(settings())
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"devices\.npz cannot be written"):
-        per_device.begin(tmp_path / "file", built)
+        per_device.write(tmp_path / "file", built, per_device.classes(built))
 
 
 GOOD = {

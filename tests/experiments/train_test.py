@@ -53,6 +53,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert files == {
         "config.json",
         "partition.npz",
+        "devices.npz",
         "metrics.jsonl",
         "metrics.csv",
         "summary.json",

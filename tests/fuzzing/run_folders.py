@@ -91,10 +91,10 @@ def _look(settings, world, use):
         return None
     with folder.locked():
         start = session.Session(settings, folder)
-        train._check_data(folder, world["built"])
+        world["built"].check_partition(folder.path, folder.begun)
         begin = start.begin(world["start"])
         if begin is None:
-            train._anew(folder, start, world["built"])
+            train._anew(folder, world["built"])
         else:
             json.dumps(begin.rows, allow_nan=False)
         start.checkpoints.abandon()
