@@ -11,11 +11,12 @@ import tqdm
 from absl import flags
 
 from permfl_jax import placement, results
-from permfl_jax.errors import InputError
+from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.evaluate import LABELS
 
 from . import (
     config,
+    culprit,
     experiment,
     job,
     machine,
@@ -67,7 +68,10 @@ def _work(settings, folder):
     if begin is None:
         begin = _anew(folder, built)
         per_device.write(folder.path, built, classes)
-    rows = _train(folder, start, built, begin, classes)
+    try:
+        rows = _train(folder, start, built, begin, classes)
+    except DivergenceError as error:
+        raise _with_culprit(error, start, built) from error
     floor = job.floors(built)
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
@@ -119,6 +123,17 @@ def _train(folder, start, built, begin, classes):
 
         bar.update(int(begin.state.round))
         return job.train(built, begin, on_row, after)
+
+
+def _with_culprit(error, start, built):
+    """The same, with the device that broke first; computed again, so on one machine."""
+    if not error.round or jax.process_count() > 1:
+        return error
+    found = start.checkpoints.restore(job.start(built), lambda progress: None)
+    start.checkpoints.abandon()
+    saved = job.start(built) if found is None else found.state
+    more = culprit.sentence(built, saved, error.round)
+    return DivergenceError(f"{error} {more}".rstrip(), error.round)
 
 
 def follow(settings: config.Config) -> None:

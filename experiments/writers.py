@@ -93,11 +93,19 @@ class TensorBoard:
 class WeightsAndBiases:
     """A Weights & Biases run that is sent nowhere; `wandb sync` sends it later."""
 
-    def __init__(self, path: pathlib.Path):
-        """Writes below the folder `path`."""
+    def __init__(self, path: pathlib.Path, rows: list[dict[str, Any]]):
+        """Writes below the folder `path`, rows that there are already first.
+
+        An offline run cannot be gone on with: each start of ours is a whole one.
+        """
         import wandb  # an extra
 
-        self._run = wandb.init(mode="offline", dir=str(path), project="permfl_jax")
+        quiet = wandb.Settings(silent=True, console="off")
+        self._run = wandb.init(
+            mode="offline", dir=str(path), project="permfl_jax", settings=quiet
+        )
+        for row in rows:
+            self.write_scalars(row["round"], row)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """The metrics after global round `step`."""
@@ -108,7 +116,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """No more will be written."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def check_installed() -> None:
@@ -149,7 +157,7 @@ def open_all(folder: pathlib.Path, begin: Begin) -> Iterator[MetricWriter]:
     if flags.FLAGS.tensorboard:
         writers.append(TensorBoard(folder / "tensorboard", first))
     if flags.FLAGS.wandb:
-        writers.append(WeightsAndBiases(folder))
+        writers.append(WeightsAndBiases(folder, begin.rows))
     several = Several(writers)
     try:
         yield several

@@ -68,24 +68,24 @@ def advance(
         state, metrics = algorithm.round(key, hparams, state, federation)
         state = placement.constrain(state, federation.placement)
         for tier in TIERS:
-            metrics |= _broken(tier, getattr(state, tier))
+            metrics |= _broken(tier, getattr(state, tier), federation.identity)
         return state, metrics
 
     return jax.lax.scan(one, state, length=num_rounds)
 
 
-def _broken(tier, models):
+def _broken(tier, models, identity):
     if models is None:
         return {}
     if tier == "server":
         models = tree.stack(models, 1)
     bad = ~tree.finite_rows(models)
+    numbers = jnp.arange(len(bad), dtype=jnp.uint32)
+    if tier == "device":
+        numbers = identity  # as the user counts them, not sorted by team
     # By a minimum, which chips send each other as one number.
-    places = jnp.where(bad, jnp.arange(len(bad), dtype=jnp.int32), len(bad))
-    return {
-        f"broken/{tier}": bad.sum(dtype=jnp.int32),
-        f"first_broken/{tier}": places.min(),
-    }
+    first = jnp.where(bad, numbers, jnp.uint32(2**32 - 1)).min()
+    return {f"broken/{tier}": bad.sum(dtype=jnp.int32), f"first_broken/{tier}": first}
 
 
 def planned_bytes(
@@ -194,7 +194,8 @@ def check_finite(first_round: int, metrics: dict[str, np.ndarray]) -> None:
         ]
         raise DivergenceError(
             f"Round {first_round + first} diverged: {', '.join(labels)} not finite; "
-            "lower the step sizes (device_lr, team_lr, server_lr)."
+            "lower the step sizes (device_lr, team_lr, server_lr).",
+            first_round + first,
         )
 
 

@@ -119,3 +119,17 @@ def test_a_run_that_goes_on_begins_after_its_last_row(tmp_path):
     begin = session.Begin(None, [{"round": 2}, {"round": 4}], 1.0)
     assert writers.first_step(begin) == 5
     assert writers.first_step(session.Begin(None, [], 0.0)) == 0
+
+
+def test_weights_and_biases_has_every_row_also_those_before_a_stop(tmp_path):
+    pytest.importorskip("wandb", reason="the extra [wandb] is not installed")
+    rows = run(tmp_path / "run", "--wandb")
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    for row in rows:  # as JSON, in messages that are not packed
+        assert json.dumps(row["PM/loss"]).encode() in file.read_bytes()
+    longer = run(tmp_path / "run", "--wandb", "--num_rounds=6")
+    files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    (second,) = {*files} - {file}
+    assert len(longer) == 3
+    for row in longer:
+        assert json.dumps(row["PM/loss"]).encode() in second.read_bytes()
