@@ -6,7 +6,25 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types pytest lock clean
+# The oldest packages that are supported, and the newest Python that is here.
+PYENV := $(shell pyenv root 2>/dev/null)
+NEWEST ?= $(shell for it in python3.13 $(PYENV)/versions/3.13*/bin/python \
+  python3.12 $(PYENV)/versions/3.12*/bin/python $(PYTHON); do \
+  $$it -c '' 2>/dev/null && echo $$it && break; done)
+CORE := tests/algorithms/permfl_test.py tests/algorithms/ditto_test.py \
+  tests/checkpoints_test.py tests/evaluate_test.py tests/models/mclr_test.py \
+  tests/placement_test.py tests/runner_test.py tests/shuffle_test.py tests/tree_test.py \
+  tests/experiments/train_test.py
+
+# Some Pythons come without venv.
+define new
+$(1) -m venv $(2) || ( \
+	  rm -rf $(2) && \
+	  $(1) -m pip install --quiet --target .bootstrap virtualenv && \
+	  PYTHONPATH=.bootstrap $(1) -m virtualenv $(2) )
+endef
+
+.PHONY: demo test stacks check lint types pytest lock clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m experiments.train --flagfile=experiments/presets/quickstart.flags
@@ -26,11 +44,27 @@ pytest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+stacks: .venv-oldest/.ready .venv-newest/.ready
+	for it in oldest newest; do .venv-$$it/bin/python -c "import sys, jax, flax; \
+	  print('Python', sys.version.split()[0], 'jax', jax.__version__, \
+	  'flax', flax.__version__, flush=True)" && \
+	  JAX_COMPILATION_CACHE_DIR= .venv-$$it/bin/python -m pytest -n $(WORKERS) $(CORE) \
+	  || exit 1; done
+
+.venv-oldest/.ready: requirements-oldest.lock setup.cfg
+	$(call new,$(PYTHON),.venv-oldest)
+	.venv-oldest/bin/python -m pip install --quiet --require-hashes -r $<
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv-newest/.ready: requirements-dev.lock setup.cfg
+	$(call new,$(NEWEST),.venv-newest)
+	.venv-newest/bin/python -m pip install --quiet --require-hashes -r $<
+	.venv-newest/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV) || ( \
-	  rm -rf $(VENV) && \
-	  $(PYTHON) -m pip install --quiet --target .bootstrap virtualenv && \
-	  PYTHONPATH=.bootstrap $(PYTHON) -m virtualenv $(VENV) )
+	$(call new,$(PYTHON),$(VENV))
 
 $(VENV)/.run: requirements.lock setup.cfg | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
@@ -41,13 +75,16 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
-# Both locks pin every package for every supported Python, with hashes.
+# The locks pin every package for every supported Python, with hashes.
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  setup.cfg --extra editable -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 	  setup.cfg --extra editable --extra dev --extra docs --extra export --extra tb \
 	  -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+	  setup.cfg --extra editable --extra dev --extra tb \
+	  -c requirements-oldest.in -o requirements-oldest.lock
 
 clean:
-	rm -rf $(VENV) .bootstrap build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest .bootstrap build dist *.egg-info
