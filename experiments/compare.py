@@ -18,16 +18,8 @@ from absl import flags
 from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 
-from . import (
-    captions,
-    columns,
-    comparison,
-    config,
-    machine,
-    members,
-    population,
-    program,
-)
+from . import config, machine, members, population, program
+from .contests import captions, columns, comparison
 
 flags.DEFINE_list(
     "methods", None, f"Default: all of {', '.join(algorithms.ALGORITHMS)}."

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import cells, grids, intervals, published, scores, tables
+from experiments import intervals
+from experiments.contests import cells, grids, published, scores, tables
 from permfl_jax.algorithms import ALGORITHMS
 from permfl_jax.errors import InputError
 

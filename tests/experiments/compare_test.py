@@ -12,7 +12,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import compare, comparison, contest, experiment, machine
+from experiments import compare, experiment, machine
+from experiments.contests import comparison, contest
 from permfl_jax.algorithms import ALGORITHMS
 from permfl_jax.errors import InputError
 

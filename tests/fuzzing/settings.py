@@ -201,6 +201,7 @@ def _sweep(values):
 
 
 def _compare(values):
-    from experiments import compare, comparison
+    from experiments import compare
+    from experiments.contests import comparison
 
     comparison.check(compare.from_flags(values))

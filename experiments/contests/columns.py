@@ -13,7 +13,7 @@ from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import check_count
 
-from . import config
+from .. import config
 
 PROTOCOLS = ("fair", "paper")
 # The comparison decides these; a column cannot.
@@ -30,7 +30,8 @@ flags.DEFINE_multi_string(
 flags.DEFINE_float(
     "grid_lr",
     0.05,
-    "Centre of the device step sizes in every method's grid (experiments/grids.py).",
+    "Centre of the device step sizes in every method's grid "
+    "(experiments/contests/grids.py).",
 )
 flags.DEFINE_integer(
     "tuning_rounds", None, "Global rounds of each tuning run. Default: --num_rounds."

@@ -8,7 +8,7 @@ at hand. Standard deviations are left out: their units are not consistent. Table
 
 from collections.abc import Sequence
 
-from .config import Config
+from ..config import Config
 
 NOTE = (
     "Published numbers are second-hand (a transcription of arXiv:2407.14251, Tables 1 "

@@ -141,7 +141,7 @@ def grid(method: str, lr: float, fixed: tuple[str, ...] = ()) -> tuple[Setting, 
     if method not in GRIDS:
         raise InputError(
             f"--methods={method} has no grid to tune it by; add one to "
-            "experiments/grids.py, or choose --protocol=paper."
+            "experiments/contests/grids.py, or choose --protocol=paper."
         )
     settings = tuple(GRIDS[method](lr))
     for text in fixed:

@@ -11,11 +11,11 @@ from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 from permfl_jax.schedule import Schedule
 
+from ..experiment import Experiment
+from ..members import Members
+from ..population import Population
 from . import columns, grids, scores
 from .columns import Column
-from .experiment import Experiment
-from .members import Members
-from .population import Population
 
 
 class Entry(NamedTuple):

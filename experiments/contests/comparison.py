@@ -25,16 +25,8 @@ from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
-from . import (
-    captions,
-    cells,
-    contest,
-    dots,
-    experiment,
-    grids,
-    machine,
-    tables,
-)
+from .. import experiment, machine
+from . import captions, cells, contest, dots, grids, tables
 from .captions import Comparison
 
 

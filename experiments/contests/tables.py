@@ -4,9 +4,9 @@ import csv
 import io
 from typing import Any
 
+from ..intervals import interval, paired
 from . import published
 from .columns import Column
-from .intervals import interval, paired
 from .scores import LABELS, SCORES
 
 BASE = "permfl"  # to which every method is compared

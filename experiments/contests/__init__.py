@@ -1,0 +1,1 @@
+"""Comparisons of methods: columns, tuning, cells that are kept, tables and figures."""
