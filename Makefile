@@ -12,7 +12,7 @@ NEWEST ?= $(shell for it in python3.13 $(PYENV)/versions/3.13*/bin/python \
   python3.12 $(PYENV)/versions/3.12*/bin/python $(PYTHON); do \
   $$it -c '' 2>/dev/null && echo $$it && break; done)
 CORE := tests/algorithms/permfl_test.py tests/algorithms/ditto_test.py \
-  tests/checkpoints_test.py tests/evaluate_test.py tests/models/mclr_test.py \
+  tests/checkpoints_test.py tests/evaluate_test.py tests/models/models_test.py \
   tests/placement_test.py tests/runner_test.py tests/shuffle_test.py tests/tree_test.py \
   tests/experiments/train_test.py
 

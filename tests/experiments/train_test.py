@@ -333,7 +333,7 @@ def assert_one_sentence(done, *words):
     lines = [
         line
         for line in done.stderr.splitlines()
-        if line.strip() and not line.startswith(("warning: ", "plan: "))
+        if line.strip() and not line.startswith(("warning: ", "plan: ", "finding "))
     ]
     # absl adds where help is to be found.
     assert len(lines) == 1, done.stderr
