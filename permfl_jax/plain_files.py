@@ -49,10 +49,21 @@ def whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())  # on disk before it replaces what was there
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync(folder):
+    """The new name is on disk too, where a system can do so."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def unfinished(name: str) -> str:
