@@ -27,8 +27,9 @@ FLOORS = [
     {"data", "partitions", "teams", "measure"},
     {"assemble", "advice"},
     {"algorithms"},
-    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"},
-    {"results", "checked"},
+    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"}
+    | {"leaves"},
+    {"results", "checked", "row_file"},
 ]
 # A method sees a loss and a federation, never where they come from.
 FORBIDDEN = {"algorithms": {"data", "models", "partitions", "teams", "assemble"}}
