@@ -298,8 +298,8 @@ def forged(change):
         lambda folder: (folder / "seal.json").write_text(DEEP),
     ],
 )
-def test_a_forged_checkpoint_does_not_count(change, tmp_path):
-    """One that was changed and sealed again."""
+def test_a_forged_checkpoint_is_not_gone_on_from(change, tmp_path):
+    """One that was changed and sealed again, so that it looks whole."""
     path = sealed(tmp_path / "c", change)
     try:
         _, arrays = checkpoints.read(path)
@@ -308,7 +308,12 @@ def test_a_forged_checkpoint_does_not_count(change, tmp_path):
     else:
         assert list(arrays) == ["{}"]
     store = checkpoints.Checkpoints(path)
-    assert store.restore({"w": jnp.arange(6.0)}, lambda progress: None) is None
+    template = {"w": jnp.arange(6.0)}
+    if seals.broken(path / "1"):
+        assert store.restore(template, lambda progress: None) is None
+    else:
+        with pytest.raises(InputError, match="c/1 is a whole checkpoint, but"):
+            store.restore(template, lambda progress: None)
     store.abandon()
 
 
