@@ -26,6 +26,28 @@ class Curvature(NamedTuple):
     high: float
 
 
+class Settings(NamedTuple):
+    """Every number of PerMFL, by the names of the hyper-parameters and flags.
+
+    Attributes:
+      device_lr: α.
+      team_lr: η.
+      server_lr: β.
+      device_prox: λ.
+      team_prox: γ.
+      team_steps: K.
+      device_steps: L.
+    """
+
+    device_lr: float
+    team_lr: float
+    server_lr: float
+    device_prox: float
+    team_prox: float
+    team_steps: int
+    device_steps: int
+
+
 def series(curvature: float, *pulls: float) -> float:
     """`(1/curvature + Σ 1/pull)^-1`, curvature of the envelope; 0 if any is 0.
 
