@@ -69,13 +69,13 @@ def objective(problem: Quadratics, device_prox: float, team_prox: float) -> Affi
     for name, value in (("device_prox", device_prox), ("team_prox", team_prox)):
         if not value > 0:
             raise InputError(f"{name} must be above 0 for F to hold x, got {value}.")
-    eye = np.eye(problem.truth.shape[1])
-    matrix, offset = 0 * eye, 0 * eye[0]
+    dim = problem.truth.shape[1]
+    matrix, offset = np.zeros((dim, dim)), np.zeros(dim)
     for i, q in enumerate(problem.team_weight):
-        a, d = _envelope(problem, i, device_prox)
-        pulled = q * team_prox * np.linalg.solve(a + team_prox * eye, np.c_[a, d])
-        matrix += pulled[:, :-1]
-        offset -= pulled[:, -1]
+        team = _envelope(problem, i, device_prox)
+        pulled = q * team_prox * (team.axes / (team.values + team_prox)) @ team.axes.T
+        matrix += pulled @ team.matrix
+        offset -= pulled @ team.linear
     return Affine((matrix + matrix.T) / 2, offset)
 
 
@@ -92,16 +92,11 @@ def optimum(problem: Quadratics, device_prox: float, team_prox: float) -> Tiers:
     """
     gradient = objective(problem, device_prox, team_prox)
     server = np.linalg.solve(gradient.matrix, -gradient.offset)
-    eye = np.eye(len(server))
-    team = np.stack(
-        [
-            np.linalg.solve(a + team_prox * eye, d + team_prox * server)
-            for a, d in (
-                _envelope(problem, i, device_prox)
-                for i in range(len(problem.team_weight))
-            )
-        ]
+    teams = (
+        _envelope(problem, i, device_prox) for i in range(len(problem.team_weight))
     )
+    models = [each.pulled_to(server, team_prox) for each in teams]
+    team = np.stack(models)
     return Tiers(server, team, _exact_devices(problem, team, device_prox))
 
 
@@ -111,10 +106,24 @@ def _exact_devices(problem, team, device_prox):
     return own + _apply(device_prox / (h + device_prox), problem.turn, w)
 
 
+class _Envelope(NamedTuple):
+    """A team's f_i, the mean envelope of its devices: its gradient is A w - d."""
+
+    matrix: np.ndarray
+    linear: np.ndarray
+    values: np.ndarray
+    axes: np.ndarray
+
+    def pulled_to(self, server, team_prox):
+        """The minimiser of f_i + γ/2 |w-x|²."""
+        seen = self.axes.T @ (self.linear + team_prox * server)
+        return self.axes @ (seen / (self.values + team_prox))
+
+
 def _envelope(problem, i, device_prox):
-    """A_i and d_i: the gradient of f_i, the mean envelope of a team, is A w - d."""
     h = problem.curvature
-    return _team_sum(problem, i, device_prox * h / (device_prox + h))
+    matrix, linear = _team_sum(problem, i, device_prox * h / (device_prox + h))
+    return _Envelope(matrix, linear, *np.linalg.eigh(matrix))
 
 
 def round_map(problem: Quadratics, settings: Settings) -> Affine:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import federation
+from permfl_jax import pooling
 from permfl_jax.errors import InputError
 from permfl_jax.schedule import WEIGHTS
 from permfl_jax.types import Batch, Federation
@@ -151,16 +152,22 @@ def federation_of(problem: Quadratics) -> Federation:
 
     Its numbers are 32-bit unless `jax_enable_x64` is set.
     """
-    last = np.cumsum(problem.count)
-    first = last - problem.count
-    devices = [
-        {
-            "curvature": np.broadcast_to(h, (n, len(h))),
-            "turn": np.broadcast_to(u, (n, len(u))),
-            "centre": problem.samples[a : a + n],
-        }
-        for h, u, a, n in zip(
-            problem.curvature, problem.turn, first, problem.count, strict=True
-        )
-    ]
-    return federation.from_arrays(devices, problem.team)
+    device = np.repeat(np.arange(len(problem.team)), problem.count)
+    pool = {
+        "curvature": problem.curvature[device],
+        "turn": problem.turn[device],
+        "centre": problem.samples,
+    }
+    nothing = {name: rows[:0] for name, rows in pool.items()}
+
+    def part(rows, count):
+        return pooling.as_samples(jax.tree.map(jnp.asarray, rows), count)
+
+    none = part(nothing, 0 * problem.count)
+    return Federation(
+        train=part(pool, problem.count),
+        validation=none,
+        test=none,
+        team=jnp.asarray(problem.team, jnp.int32),
+        identity=jnp.arange(len(problem.team), dtype=jnp.uint32),
+    )
