@@ -71,8 +71,8 @@ def objective(problem: Quadratics, device_prox: float, team_prox: float) -> Affi
             raise InputError(f"{name} must be above 0 for F to hold x, got {value}.")
     dim = problem.truth.shape[1]
     matrix, offset = np.zeros((dim, dim)), np.zeros(dim)
-    for i, q in enumerate(problem.team_weight):
-        team = _envelope(problem, i, device_prox)
+    teams = _envelopes(problem, device_prox)
+    for q, team in zip(problem.team_weight, teams, strict=True):
         pulled = q * team_prox * (team.axes / (team.values + team_prox)) @ team.axes.T
         matrix += pulled @ team.matrix
         offset -= pulled @ team.linear
@@ -92,10 +92,8 @@ def optimum(problem: Quadratics, device_prox: float, team_prox: float) -> Tiers:
     """
     gradient = objective(problem, device_prox, team_prox)
     server = np.linalg.solve(gradient.matrix, -gradient.offset)
-    teams = (
-        _envelope(problem, i, device_prox) for i in range(len(problem.team_weight))
-    )
-    models = [each.pulled_to(server, team_prox) for each in teams]
+    teams = _envelopes(problem, device_prox)
+    models = [team.pulled_to(server, team_prox) for team in teams]
     team = np.stack(models)
     return Tiers(server, team, _exact_devices(problem, team, device_prox))
 
@@ -120,10 +118,12 @@ class _Envelope(NamedTuple):
         return self.axes @ (seen / (self.values + team_prox))
 
 
-def _envelope(problem, i, device_prox):
-    h = problem.curvature
-    matrix, linear = _team_sum(problem, i, device_prox * h / (device_prox + h))
-    return _Envelope(matrix, linear, *np.linalg.eigh(matrix))
+def _envelopes(problem, device_prox):
+    """Those of all teams, one after the other."""
+    lifted = device_prox * problem.curvature / (device_prox + problem.curvature)
+    for i in range(len(problem.team_weight)):
+        matrix, linear = _team_sum(problem, i, lifted)
+        yield _Envelope(matrix, linear, *np.linalg.eigh(matrix))
 
 
 def round_map(problem: Quadratics, settings: Settings) -> Affine:
