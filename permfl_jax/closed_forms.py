@@ -159,6 +159,40 @@ def after_round(problem: Quadratics, settings: Settings, server: np.ndarray) -> 
     return Tiers(round_map(problem, settings)(server), team, device)
 
 
+class GradientSizes(NamedTuple):
+    """Means of the norms of the envelopes' gradients, for `bounds.floor`.
+
+    Attributes:
+      team: mean over the teams of |∇F_i(x)|, G_F.
+      device: mean over the teams of the largest mean |∇f~_ij(w)| in a team round, G.
+    """
+
+    team: float
+    device: float
+
+
+def gradient_sizes(
+    problem: Quadratics, settings: Settings, server: np.ndarray
+) -> GradientSizes:
+    """G_F and G in the round that starts at x."""
+    pull, prox = settings.device_prox, settings.team_prox
+    lifted = pull * problem.curvature / (pull + problem.curvature)
+    at_team = [
+        prox * np.linalg.norm(server - team.pulled_to(server, prox))
+        for team in _envelopes(problem, pull)
+    ]
+    largest = np.zeros(len(at_team))
+    for k in range(settings.team_steps):
+        maps = _team_maps(problem, settings, k)
+        start = np.stack([maps(i)(server) for i in range(len(at_team))])
+        slope = _apply(lifted, problem.turn, start[problem.team] - problem.centre)
+        sizes = problem.device_weight * np.linalg.norm(slope, axis=1)
+        largest = np.maximum(largest, np.bincount(problem.team, sizes))
+    return GradientSizes(
+        float(problem.team_weight @ at_team), float(problem.team_weight @ largest)
+    )
+
+
 def _device_shares(problem, settings):
     """θ after L steps from w, as shares of w and of the device's own optimum."""
     h, pull = problem.curvature, settings.device_prox
