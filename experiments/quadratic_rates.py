@@ -1,120 +1,24 @@
-"""Rates and floors of PerMFL on quadratics: closed forms beside the algorithm itself."""
+"""Rates and floors of PerMFL on quadratics: closed forms beside the algorithm."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from permfl_jax import bounds, closed_forms, quadratics, theory
 from permfl_jax.participation import Sampler
-from permfl_jax.theory import Curvature, Settings
+from permfl_jax.theory import Settings
 
 from . import intervals, straight, watch
+from .quadratic_cells import DIM, ENDS, PULLS, SAMPLES, Cell
 from .watch import Numbers, Subject
 
-DIM = 6
-ENDS = Curvature(0.5, 5.0)
-PULLS = {"device_prox": 2.0, "team_prox": 2.0}
-SAMPLES = 8  # of each device
 _SHRINK = 1e-11  # of the slowest direction, before a run ends
 _MOST_ROUNDS = 4000
+_MARKS = 25  # rounds of a curve that are shown
+_MOST_PREDICTED = 1000  # devices
 _AWAY = 10.0  # of the starts, in each coordinate
-
-
-class Cell(NamedTuple):
-    """One setting of one sweep.
-
-    Attributes:
-      sweep: its name.
-      label: what is special about it.
-      settings: all numbers of PerMFL.
-      team_sizes: devices of each team.
-      teams_per_round: m, or `None` for all.
-      devices_per_round: n, or `None` for all.
-      batch_size: B, or `None` for all samples.
-    """
-
-    sweep: str
-    label: str
-    settings: Settings
-    team_sizes: tuple[int, ...] = (5,) * 4
-    teams_per_round: int | None = None
-    devices_per_round: int | None = None
-    batch_size: int | None = None
-
-    @property
-    def noisy(self) -> bool:
-        """Whether rounds are drawn."""
-        drawn = (self.teams_per_round, self.devices_per_round, self.batch_size)
-        return any(number is not None for number in drawn)
-
-
-def settings(team_steps: int = 5, device_steps: int = 10, **changes: Any) -> Settings:
-    """Safe step sizes for the curvatures of this file, but for the changes."""
-    chosen = bounds.safe(ENDS, **PULLS)._asdict() | PULLS | changes
-    return Settings(**chosen, team_steps=team_steps, device_steps=device_steps)
-
-
-def cells(sweeps: Sequence[str], quick: bool) -> Iterator[Cell]:
-    """Those of the sweeps asked for."""
-    for name in sweeps:
-        yield from SWEEPS[name](quick)
-
-
-def _loops(quick):
-    full = ((1, 1), (2, 5), (5, 10), (10, 20), (20, 40))
-    for k, ell in full[::2] if quick else full:
-        yield Cell("loops", f"K={k} L={ell}", settings(k, ell))
-
-
-def _beta(quick):
-    base = settings()
-    limit = bounds.limits(ENDS, **PULLS).server_lr
-    for share in (0.1, 0.9) if quick else (0.1, 0.3, 0.6, 0.9):
-        chosen = base._replace(server_lr=share * limit)
-        yield Cell("beta", f"β={share}·2/L_F", chosen)
-
-
-def _teams(quick):
-    for m in (1, 8) if quick else (1, 2, 4, 8, 16):
-        yield Cell("teams", f"M={m}", settings(), team_sizes=(5,) * m)
-
-
-def _devices(quick):
-    for n in (1, 20) if quick else (1, 2, 5, 20):
-        yield Cell("devices", f"N={n}", settings(), team_sizes=(n,) * 4)
-
-
-def _participation(quick):
-    shares = ((None, 2), (2, None), (2, 2), (1, 1))
-    for m, n in shares[2:3] if quick else shares:
-        label = f"m={m or 4} of 4, n={n or 5} of 5"
-        yield Cell(
-            "participation", label, settings(), teams_per_round=m, devices_per_round=n
-        )
-
-
-def _batch(quick):
-    for size in (2,) if quick else (4, 2, 1):
-        yield Cell("batch", f"B={size} of {SAMPLES}", settings(), batch_size=size)
-
-
-def _scale(quick):
-    sizes = (100,) * 10 if quick else (1000,) * 100
-    label = f"D={sum(sizes)}, M={len(sizes)}"
-    yield Cell("scale", label, settings(3, 5), team_sizes=sizes)
-
-
-SWEEPS = {
-    "loops": _loops,
-    "beta": _beta,
-    "teams": _teams,
-    "devices": _devices,
-    "participation": _participation,
-    "batch": _batch,
-    "scale": _scale,
-}
 
 
 def problem_of(cell: Cell) -> quadratics.Quadratics:
@@ -175,6 +79,13 @@ def predict(problem: quadratics.Quadratics, chosen: Settings) -> Prediction:
     )
 
 
+def starts_of(seeds: Sequence[int], twin: int = 0) -> np.ndarray:
+    """`[R, d]`: x^0 of each seed, or of the run that shares its draws."""
+    return np.stack(
+        [_AWAY * np.random.default_rng([s, twin]).normal(size=DIM) for s in seeds]
+    )
+
+
 class Measured(NamedTuple):
     """A cell, what was predicted of it, and its runs.
 
@@ -196,8 +107,16 @@ class Measured(NamedTuple):
     errors: np.ndarray
 
 
-def measure(cell: Cell, seeds: Sequence[int]) -> Measured:
-    """Runs a cell with all seeds at once."""
+def measure(
+    cell: Cell, seeds: Sequence[int], num_rounds: int | None = None
+) -> Measured:
+    """Runs a cell with all seeds at once.
+
+    Args:
+      cell: the setting.
+      seeds: R.
+      num_rounds: T; by default enough to see the rate and the floor.
+    """
     problem = problem_of(cell)
     found = predict(problem, cell.settings)
     data = quadratics.federation_of(problem)
@@ -215,15 +134,14 @@ def measure(cell: Cell, seeds: Sequence[int]) -> Measured:
         closed_forms.objective(problem, *pulls),
     )
     twins = 2 if cell.noisy else 1
-    starts = np.stack(
-        [
-            _AWAY * np.random.default_rng([seed, twin]).normal(size=DIM)
-            for twin in range(twins)
-            for seed in seeds
-        ]
-    )
+    starts = np.concatenate([starts_of(seeds, twin) for twin in range(twins)])
     metrics, _ = watch.follow(
-        subject, cell.settings, [numbers], starts, [*seeds] * twins, found.rounds
+        subject,
+        cell.settings,
+        [numbers],
+        starts,
+        [*seeds] * twins,
+        num_rounds or found.rounds,
     )
     metrics = {name: rows[:, 0] for name, rows in metrics.items()}
     errors = metrics["server/to_limit"]
@@ -234,26 +152,73 @@ def measure(cell: Cell, seeds: Sequence[int]) -> Measured:
 
 
 def row(measured: Measured) -> dict[str, Any]:
-    """What the table says of a cell."""
+    """What is kept of a cell."""
     cell, found = measured.cell, measured.predicted
     rate = straight.rates(measured.errors)
     ends = measured.metrics["server/to_optimum"]
     tail = max(ends.shape[1] // 10, 1)
     bias = intervals.interval([float(np.sqrt(np.mean(e[-tail:] ** 2))) for e in ends])
     share = theory.progress(ENDS.low, **cell.settings._asdict()).server
-    limits = bounds.limits(ENDS, **PULLS)
     return {
         "sweep": cell.sweep,
         "cell": cell.label,
         "settings": cell.settings._asdict(),
         "rounds": ends.shape[1],
         "rate": rate and rate._asdict(),
-        "radius": found.radius,
+        "predicted_rate": found.radius,
         "relative_error": rate and abs((1 - rate.mean) / (1 - found.radius) - 1),
         "worst_rate": found.worst,
         "gain_at_low": share,
         "floor": bias and bias._asdict(),
         "exact_floor": found.bias,
         "floor_bound": found.floor,
-        "limits": limits._asdict(),
+        "limits": bounds.limits(ENDS, **PULLS)._asdict(),
+        "curves": curves(measured),
     }
+
+
+def curves(measured: Measured) -> dict[str, Any]:
+    """Measured and predicted distances to the optimum, at some rounds.
+
+    Means over the seeds, on a log scale. Where rounds are drawn, or the federation is
+    large, there is no prediction of each round.
+    """
+    total = measured.metrics["server/to_optimum"].shape[1]
+    rounds = np.unique(np.linspace(1, total, min(_MARKS, total)).astype(int))
+    names = {tier: f"{tier}/to_optimum" for tier in watch.TIERS}
+    names["gradient"] = "server/gradient"
+    shown = {
+        key: {"measured": _mean(measured.metrics[name][:, rounds - 1])}
+        for key, name in names.items()
+    }
+    if not measured.cell.noisy and len(measured.problem.team) <= _MOST_PREDICTED:
+        exact = np.array([_exact(measured, x, rounds) for x in measured.starts])
+        for key, values in zip(watch.TIERS, np.moveaxis(exact, 2, 0), strict=True):
+            shown[key]["predicted"] = _mean(values)
+    return {"rounds": rounds.tolist(), **shown}
+
+
+def _mean(values):
+    """Over seeds, of the logarithms."""
+    return np.exp(np.log(np.maximum(values, 1e-300)).mean(axis=0)).tolist()
+
+
+def _exact(measured, start, rounds):
+    """Distances of θ, w and x to the optimum after some rounds, `[n, 3]`."""
+    problem, chosen = measured.problem, measured.cell.settings
+    best = measured.predicted.optimum
+    step = closed_forms.round_map(problem, chosen)
+    values, axes = np.linalg.eigh(step.matrix)
+    fixed = step.fixed_point
+    away, found = axes.T @ (start - fixed), []
+    for t in rounds:
+        before = fixed + axes @ (values ** (t - 1) * away)
+        tiers = closed_forms.after_round(problem, chosen, before)
+        found.append(
+            [
+                math.sqrt(((tiers.device - best.device) ** 2).sum(axis=1).mean()),
+                math.sqrt(((tiers.team - best.team) ** 2).sum(axis=1).mean()),
+                float(np.linalg.norm(tiers.server - best.server)),
+            ]
+        )
+    return found

@@ -1,6 +1,6 @@
 """The straight part of a curve of errors on a log scale, and its rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from .intervals import Interval
 _FLAT = 0.5  # a tail whose second half is above this share of its first has stopped
 _ABOVE = 30.0  # times the floor: below that the floor bends the line
 _ROUNDING = 1e-12  # of the first error: below that float64 bends it
-_FEWEST = 8  # rounds of a straight part
+_FEWEST = 5  # rounds of a straight part
 
 
 class Line(NamedTuple):
@@ -29,26 +29,26 @@ class Line(NamedTuple):
 
 
 def fit(errors: np.ndarray) -> Line | None:
-    """Fits the second half of the rounds before the floor.
+    """Fits the last third of the rounds before the floor.
 
-    The first half holds what decays faster than the slowest direction. The floor is
+    The rounds before hold what decays faster than the slowest direction. The floor is
     the median of the last tenth, where that has stopped falling, or that of float64.
 
     Args:
       errors: `[T]`, above 0 but for the last ones.
 
     Returns:
-      The line, or `None` where fewer than 8 rounds are left.
+      The line, or `None` where fewer than 5 rounds are left.
 
     Examples:
       >>> line = fit(0.9 ** np.arange(100) + 1e-3)
       >>> (line.first, line.last), round(line.rate, 2)
-      ((16, 32), 0.9)
+      ((21, 32), 0.9)
     """
     lowest = max(_ABOVE * floor(errors), _ROUNDING * errors[0])
     low = np.flatnonzero(~(errors > lowest))
     last = int(low[0]) if len(low) else len(errors)
-    first = last // 2
+    first = 2 * last // 3
     if last - first < _FEWEST:
         return None
     return Line(first, last, slope(errors, first, last))
@@ -69,11 +69,11 @@ def floor(errors: np.ndarray) -> float:
     return float(tail) if tail > _FLAT * before else 0.0
 
 
-def rates(errors: Sequence[np.ndarray]) -> Interval | None:
+def rates(errors: Iterable[np.ndarray]) -> Interval | None:
     """The mean rate over the seeds, with its 95 % interval.
 
     Args:
       errors: `[T]` of each seed.
     """
     lines = [fit(each) for each in errors]
-    return intervals.interval([line and line.rate for line in lines])
+    return intervals.interval([None if line is None else line.rate for line in lines])

@@ -1,0 +1,179 @@
+"""Rates of PerMFL on l2-regularised MCLR, whose optimum is computed to 1e-10."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from permfl_jax import assemble, bounds, data, models, task, theory
+from permfl_jax.federation import team_sizes
+from permfl_jax.participation import Sampler
+from permfl_jax.theory import Curvature, Settings
+from permfl_jax.types import Federation, Params
+
+from . import intervals, reference_optimum, straight, watch
+from .watch import Numbers, Subject
+
+L2 = 0.3
+PULLS = {"device_prox": 1.0, "team_prox": 1.0}
+TEAMS = (3,) * 3
+_SHRINK = 1e-10
+_AWAY = 0.5  # of the starts, in each parameter
+_SAMPLES = {"digits": 600, "mnist": 600}
+
+
+class Problem(NamedTuple):
+    """MCLR on some devices.
+
+    Attributes:
+      subject: loss and federation.
+      like: a model, all zeros.
+      curvature: the interval that holds that of every device's loss, everywhere.
+    """
+
+    subject: Subject
+    like: Params
+    curvature: Curvature
+
+
+def problem(name: str, options: data.SourceOptions) -> Problem:
+    """The first 600 pictures of a dataset on 3 teams of 3 devices, in float64."""
+    examples = data.load(name, options)
+    number = _SAMPLES.get(name, 600)
+    size = float(examples.x.max())
+    x = examples.x[:number].reshape(number, -1).astype(np.float64) / size
+    examples = examples._replace(x=x, y=examples.y[:number], scale=1.0, offset=0.0)
+    built = assemble.build(
+        examples,
+        team_sizes=TEAMS,
+        classes_per_device=5,
+        validation_fraction=0.0,
+        test_fraction=0.0,
+    )
+    spec = models.ModelSpec(
+        dataset=name, sample_shape=x.shape[1:], num_classes=examples.num_classes
+    )
+    classify = task.classification(models.build("mclr", spec), x[0], l2=L2)
+    like = classify.init(jax.random.key(0))
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float64), like)
+    devices = built.federation
+    subject = Subject(classify.loss, devices, Sampler.of(devices), keep_models=True)
+    return Problem(subject, like, Curvature(L2, L2 + _smoothness(devices)))
+
+
+def _smoothness(devices: Federation) -> float:
+    """Half the largest eigenvalue of any device's second moments, with the bias' 1."""
+    pool = np.asarray(devices.train.pool["x"])
+    highest = 0.0
+    for start, count in zip(devices.train.start, devices.train.count, strict=True):
+        x = np.c_[pool[start : start + count], np.ones(count)]
+        highest = max(highest, np.linalg.norm(x, 2) ** 2 / int(count))
+    return 0.5 * float(highest)
+
+
+def loops(quick: bool) -> Sequence[tuple[int, int]]:
+    """(K, L) of the cells."""
+    return [(3, 5)] if quick else [(1, 5), (3, 5), (5, 10), (10, 20)]
+
+
+def rows(
+    given: Problem, name: str, seeds: Sequence[int], quick: bool
+) -> list[dict[str, Any]]:
+    """A row for each K and L; the reference is solved once."""
+    sizes = bounds.safe(given.curvature, **PULLS)._asdict()
+    base = Settings(**sizes, **PULLS, team_steps=1, device_steps=1)
+    exact = reference_optimum.solve(given.subject, given.like, base)
+    found = []
+    for k, ell in loops(quick):
+        chosen = base._replace(team_steps=k, device_steps=ell)
+        found.append(_row(given, name, chosen, exact, seeds))
+    return found
+
+
+def _row(given, name, chosen, exact, seeds):
+    local = reference_optimum.linearise(given.subject, given.like, chosen, exact.server)
+    num_rounds = int(np.ceil(np.log(_SHRINK) / np.log(local.radius)))
+    metrics = _follow(given, chosen, exact, seeds, num_rounds)
+    away = metrics.pop("server/model") - local.fixed_point
+    errors = np.linalg.norm(away, axis=2)
+    rate = straight.rates(errors)
+    predicted = [_predicted(local, e, v) for e, v in zip(errors, away, strict=True)]
+    expected = intervals.interval(predicted)
+    ends = intervals.interval(metrics["server/to_optimum"][:, -1].tolist())
+    moved = theory.progress(L2, **chosen._asdict())
+    bias = float(np.linalg.norm(local.fixed_point - exact.server))
+    inside = None
+    if rate is not None and rate.half is not None and expected is not None:
+        inside = bool(abs(expected.mean - rate.mean) <= rate.half)
+    return {
+        "sweep": "loops",
+        "cell": f"{name}: K={chosen.team_steps} L={chosen.device_steps}",
+        "settings": chosen._asdict(),
+        "curvature": given.curvature._asdict(),
+        "reference_gradient": exact.gradient,
+        "rounds": errors.shape[1],
+        "rate": rate and rate._asdict(),
+        "predicted_rate": expected and expected.mean,
+        "inside": inside,
+        "radius": local.radius,
+        "flat_radius": 1 - moved.server,
+        "relative_error": rate and abs((1 - rate.mean) / (1 - local.radius) - 1),
+        "worst_rate": bounds.contractions(given.curvature, chosen).server,
+        "floor": ends and ends._asdict(),
+        "exact_floor": bias,
+        "limits": bounds.limits(given.curvature, **PULLS)._asdict(),
+        "curves": _curves(metrics),
+    }
+
+
+def _follow(given, chosen, exact, seeds, num_rounds):
+    """`[R, T]` metrics of random starts."""
+    unravel = jax.flatten_util.ravel_pytree(given.like)[1]
+    marks = {
+        "server": unravel(exact.server),
+        "team": jax.vmap(unravel)(exact.team),
+        "device": jax.vmap(unravel)(exact.device),
+    }
+    size = len(exact.server)
+    starts = [
+        unravel(jnp.asarray(_AWAY * np.random.default_rng(seed).normal(size=size)))
+        for seed in seeds
+    ]
+    numbers = Numbers(watch.gains(chosen), {"optimum": marks})
+    metrics, _ = watch.follow(
+        given.subject, chosen, [numbers], watch.stack(starts), seeds, num_rounds, 20
+    )
+    return {key: values[:, 0] for key, values in metrics.items()}
+
+
+def _predicted(local, errors, away):
+    """The slope over the same rounds of the linear map, from the same first error."""
+    line = straight.fit(errors)
+    if line is None:
+        return None
+    vector, sizes = away[line.first], []
+    for _ in range(line.first, line.last):
+        sizes.append(float(np.linalg.norm(vector)))
+        vector = np.asarray(local.apply(vector))
+    return straight.slope(np.array(sizes), 0, len(sizes))
+
+
+def _curves(metrics):
+    total = metrics["server/step"].shape[1]
+    rounds = np.unique(np.linspace(1, total, min(25, total)).astype(int))
+    shown = {
+        tier: {
+            "measured": np.exp(
+                np.log(metrics[f"{tier}/to_optimum"][:, rounds - 1]).mean(axis=0)
+            ).tolist()
+        }
+        for tier in watch.TIERS
+    }
+    return {"rounds": rounds.tolist(), **shown}
+
+
+def sizes_of(given: Problem) -> tuple[int, ...]:
+    """Devices of each team."""
+    return team_sizes(given.subject.federation)
