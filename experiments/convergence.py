@@ -37,7 +37,7 @@ _NETWORK_DATA = ("digits", "synthetic")
 # Problem to the names that --sweep takes.
 SWEEPS = {
     "quadratic": (*quadratic_cells.SWEEPS, "rounds"),
-    "mclr": ("loops",),
+    "mclr": ("loops", "beta"),
     "nonconvex": ("cosine", "network"),
 }
 
@@ -107,7 +107,9 @@ def rows(what: Plan, options: data.SourceOptions) -> Iterator[dict[str, Any]]:
     """Measures cell after cell."""
     if what.problem == "mclr":
         given = mclr_rates.problem(what.dataset, options)
-        yield from mclr_rates.rows(given, what.dataset, what.seeds, what.quick)
+        yield from mclr_rates.rows(
+            given, what.dataset, what.seeds, what.sweeps, what.quick
+        )
     if what.problem == "nonconvex" and "cosine" in what.sweeps:
         yield from nonconvex_rates.cosine_rows(what.seeds, what.quick)
     if what.problem == "nonconvex" and "network" in what.sweeps:

@@ -55,8 +55,11 @@ def _percent(value):
     return "–" if value is None else f"{value:.2%}"
 
 
-_CELL = {"sweep": lambda r: r["sweep"], "cell": lambda r: r["cell"]}
-_TABLES = (
+_CELL: dict[str, Callable[[Row], str]] = {
+    "sweep": lambda r: r["sweep"],
+    "cell": lambda r: r["cell"],
+}
+_TABLES: tuple[tuple[str, str, dict[str, Callable[[Row], str]]], ...] = (
     (
         "rate",
         "Rate of x per global round, 1 - ρ, and where it ends, |x - x*|.",
@@ -64,12 +67,14 @@ _TABLES = (
             **_CELL,
             "T": lambda r: str(r["rounds"]),
             "measured": lambda r: _spread(r["rate"], flip=True),
+            "of w": lambda r: _spread(r["tier_rates"]["team"], flip=True),
+            "of θ": lambda r: _spread(r["tier_rates"]["device"], flip=True),
             "predicted": lambda r: f"{1 - r['predicted_rate']:.4g}",
             "1 - radius": lambda r: f"{1 - r.get('radius', r['predicted_rate']):.4g}",
             "apart from radius": lambda r: _percent(r["relative_error"]),
             "1 - ρ_x": lambda r: f"{1 - r['worst_rate']:.4g}",
             "end": lambda r: _spread(r["floor"]),
-            "end, exact": lambda r: _number(r["exact_floor"]),
+            "end, exact": lambda r: _number(r["exact_floor"], 4),
             "end, bound": lambda r: _number(r.get("floor_bound")),
         },
     ),
@@ -136,16 +141,27 @@ def picture(rows: Sequence[Row], title: str) -> bytes:
     def draw(figure):
         across = min(len(panels), 3)
         down = -(-len(panels) // across)
-        axes = np.atleast_1d(figure.subplots(down, across)).flat
+        axes = np.atleast_1d(figure.subplots(down, across)).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             panel(axis)
-        for axis in list(axes)[len(panels) :]:
+            _plain_ticks(axis)
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         figure.suptitle(title, fontsize=10)
 
     across, down = min(len(panels), 3), -(-len(panels) // 3)
     size = (4.2 * across, 3.6 * down)
     return report_svg.drawing("convergence", title, draw, size).png
+
+
+def _plain_ticks(axis):
+    """Powers of ten as numbers: the style of reports shows no formulas."""
+    from matplotlib import ticker
+
+    for way in (axis.xaxis, axis.yaxis):
+        if way.get_scale() == "log":
+            way.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            way.set_minor_formatter(ticker.NullFormatter())
 
 
 def _tier_panel(rows, tier):
@@ -155,11 +171,15 @@ def _tier_panel(rows, tier):
         axis.set(
             yscale="log",
             xlabel="global round",
-            ylabel=f"|{_NAMES[tier]} − {_NAMES[tier]}*|, root mean square",
+            ylabel=f"distance of {_NAMES[tier]} to its {rows[0]['curves']['to']}",
         )
-        axis.legend(fontsize=7, title="line: predicted, marks: measured")
+        _legend(axis, "line: predicted, marks: measured")
 
     return draw
+
+
+def _legend(axis, title=None):
+    axis.legend(fontsize=7, title=title, title_fontsize=7)
 
 
 def _curve(axis, number, row, curve):
@@ -202,7 +222,7 @@ def _rate_panel(rows):
             xlabel="1 − ρ, predicted",
             ylabel="1 − ρ, measured, 95 % interval",
         )
-        axis.legend(fontsize=7)
+        _legend(axis)
 
     return draw
 
@@ -228,7 +248,7 @@ def _growth_panel(rows):
             label="ρ_x^T |x⁰ − x*|",
         )
         axis.set(yscale="log", xlabel="T", ylabel="|x − x*| after T rounds")
-        axis.legend(fontsize=7)
+        _legend(axis)
 
     return draw
 
@@ -239,6 +259,6 @@ def _gradient_panel(rows):
             _curve(axis, number, row, row["curves"]["gradient"])
         axis.set(xscale="log", yscale="log", xlabel="T", ylabel="mean |∇F|² until T")
         label = "line: bound" if "bound" in rows[0] else "inexact gradients"
-        axis.legend(fontsize=7, title=label)
+        _legend(axis, label)
 
     return draw

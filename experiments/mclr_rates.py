@@ -1,6 +1,6 @@
 """Rates of PerMFL on l2-regularised MCLR, whose optimum is computed to 1e-10."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from permfl_jax import assemble, bounds, data, models, task, theory
-from permfl_jax.federation import team_sizes
 from permfl_jax.participation import Sampler
 from permfl_jax.theory import Curvature, Settings
 from permfl_jax.types import Federation, Params
@@ -20,8 +19,9 @@ L2 = 0.3
 PULLS = {"device_prox": 1.0, "team_prox": 1.0}
 TEAMS = (3,) * 3
 _SHRINK = 1e-10
+_MARKS = 25
 _AWAY = 0.5  # of the starts, in each parameter
-_SAMPLES = {"digits": 600, "mnist": 600}
+_SAMPLES = 600
 
 
 class Problem(NamedTuple):
@@ -41,10 +41,9 @@ class Problem(NamedTuple):
 def problem(name: str, options: data.SourceOptions) -> Problem:
     """The first 600 pictures of a dataset on 3 teams of 3 devices, in float64."""
     examples = data.load(name, options)
-    number = _SAMPLES.get(name, 600)
     size = float(examples.x.max())
-    x = examples.x[:number].reshape(number, -1).astype(np.float64) / size
-    examples = examples._replace(x=x, y=examples.y[:number], scale=1.0, offset=0.0)
+    x = examples.x[:_SAMPLES].reshape(_SAMPLES, -1).astype(np.float64) / size
+    examples = examples._replace(x=x, y=examples.y[:_SAMPLES], scale=1.0, offset=0.0)
     built = assemble.build(
         examples,
         team_sizes=TEAMS,
@@ -73,48 +72,54 @@ def _smoothness(devices: Federation) -> float:
     return 0.5 * float(highest)
 
 
-def loops(quick: bool) -> Sequence[tuple[int, int]]:
-    """(K, L) of the cells."""
-    return [(3, 5)] if quick else [(1, 5), (3, 5), (5, 10), (10, 20)]
+def settings(given: Problem, quick: bool) -> Iterator[tuple[str, Settings]]:
+    """Sweep and numbers of the cells."""
+    sizes = bounds.safe(given.curvature, **PULLS)._asdict()
+    base = Settings(**sizes, **PULLS, team_steps=3, device_steps=5)
+    for k, ell in [(3, 5)] if quick else [(1, 5), (3, 5), (5, 10), (10, 20)]:
+        yield "loops", base._replace(team_steps=k, device_steps=ell)
+    limit = bounds.limits(given.curvature, **PULLS).server_lr
+    for share in () if quick else (0.5, 0.9):
+        yield "beta", base._replace(server_lr=share * limit)
 
 
 def rows(
-    given: Problem, name: str, seeds: Sequence[int], quick: bool
-) -> list[dict[str, Any]]:
-    """A row for each K and L; the reference is solved once."""
-    sizes = bounds.safe(given.curvature, **PULLS)._asdict()
-    base = Settings(**sizes, **PULLS, team_steps=1, device_steps=1)
-    exact = reference_optimum.solve(given.subject, given.like, base)
-    found = []
-    for k, ell in loops(quick):
-        chosen = base._replace(team_steps=k, device_steps=ell)
-        found.append(_row(given, name, chosen, exact, seeds))
-    return found
+    given: Problem, name: str, seeds: Sequence[int], sweeps: Sequence[str], quick: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each setting of the sweeps; the reference is solved once."""
+    plans = list(settings(given, quick))
+    exact = reference_optimum.solve(given.subject, given.like, plans[0][1])
+    for sweep, chosen in plans:
+        if sweep in sweeps:
+            yield {"sweep": sweep, **_row(given, name, chosen, exact, seeds)}
 
 
 def _row(given, name, chosen, exact, seeds):
     local = reference_optimum.linearise(given.subject, given.like, chosen, exact.server)
     num_rounds = int(np.ceil(np.log(_SHRINK) / np.log(local.radius)))
-    metrics = _follow(given, chosen, exact, seeds, num_rounds)
-    away = metrics.pop("server/model") - local.fixed_point
+    metrics = _follow(
+        given, chosen, {"optimum": exact, "limit": local}, seeds, num_rounds
+    )
+    away = metrics.pop("server/model") - local.server
     errors = np.linalg.norm(away, axis=2)
     rate = straight.rates(errors)
     predicted = [_predicted(local, e, v) for e, v in zip(errors, away, strict=True)]
     expected = intervals.interval(predicted)
     ends = intervals.interval(metrics["server/to_optimum"][:, -1].tolist())
     moved = theory.progress(L2, **chosen._asdict())
-    bias = float(np.linalg.norm(local.fixed_point - exact.server))
+    bias = float(np.linalg.norm(local.server - exact.server))
+    label = f"K={chosen.team_steps} L={chosen.device_steps}"
     inside = None
     if rate is not None and rate.half is not None and expected is not None:
         inside = bool(abs(expected.mean - rate.mean) <= rate.half)
     return {
-        "sweep": "loops",
-        "cell": f"{name}: K={chosen.team_steps} L={chosen.device_steps}",
+        "cell": f"{name}: {label} βγ={chosen.server_lr * chosen.team_prox:.3g}",
         "settings": chosen._asdict(),
         "curvature": given.curvature._asdict(),
         "reference_gradient": exact.gradient,
         "rounds": errors.shape[1],
         "rate": rate and rate._asdict(),
+        "tier_rates": straight.tier_rates(metrics),
         "predicted_rate": expected and expected.mean,
         "inside": inside,
         "radius": local.radius,
@@ -124,24 +129,27 @@ def _row(given, name, chosen, exact, seeds):
         "floor": ends and ends._asdict(),
         "exact_floor": bias,
         "limits": bounds.limits(given.curvature, **PULLS)._asdict(),
-        "curves": _curves(metrics),
+        "curves": _curves(metrics, local.radius),
     }
 
 
-def _follow(given, chosen, exact, seeds, num_rounds):
+def _follow(given, chosen, marks, seeds, num_rounds):
     """`[R, T]` metrics of random starts."""
     unravel = jax.flatten_util.ravel_pytree(given.like)[1]
-    marks = {
-        "server": unravel(exact.server),
-        "team": jax.vmap(unravel)(exact.team),
-        "device": jax.vmap(unravel)(exact.device),
+    models = {
+        name: {
+            "server": unravel(flat.server),
+            "team": jax.vmap(unravel)(flat.team),
+            "device": jax.vmap(unravel)(flat.device),
+        }
+        for name, flat in marks.items()
     }
-    size = len(exact.server)
+    size = len(marks["optimum"].server)
     starts = [
         unravel(jnp.asarray(_AWAY * np.random.default_rng(seed).normal(size=size)))
         for seed in seeds
     ]
-    numbers = Numbers(watch.gains(chosen), {"optimum": marks})
+    numbers = Numbers(watch.gains(chosen), models)
     metrics, _ = watch.follow(
         given.subject, chosen, [numbers], watch.stack(starts), seeds, num_rounds, 20
     )
@@ -160,20 +168,24 @@ def _predicted(local, errors, away):
     return straight.slope(np.array(sizes), 0, len(sizes))
 
 
-def _curves(metrics):
+def _curves(metrics, rate):
+    """Distances to where the tiers end, beside lines of the predicted rate."""
     total = metrics["server/step"].shape[1]
-    rounds = np.unique(np.linspace(1, total, min(25, total)).astype(int))
-    shown = {
-        tier: {
-            "measured": np.exp(
-                np.log(metrics[f"{tier}/to_optimum"][:, rounds - 1]).mean(axis=0)
+    rounds = np.unique(np.linspace(1, total, min(_MARKS, total)).astype(int))
+    shown = {}
+    for tier in watch.TIERS:
+        errors = metrics[f"{tier}/to_limit"]
+        middle = np.exp(np.log(errors).mean(axis=0))
+        line = straight.fit(middle)
+        kept = rounds[rounds <= (line.last if line else total)]
+        shown[tier] = {"measured": middle[kept - 1].tolist()}
+        if line is not None:
+            start = middle[line.first]
+            shown[tier]["predicted"] = (
+                start * rate ** (kept - 1.0 - line.first)
             ).tolist()
-        }
-        for tier in watch.TIERS
-    }
-    return {"rounds": rounds.tolist(), **shown}
-
-
-def sizes_of(given: Problem) -> tuple[int, ...]:
-    """Devices of each team."""
-    return team_sizes(given.subject.federation)
+    fewest = min(len(curve["measured"]) for curve in shown.values())
+    for curve in shown.values():
+        for name in curve:
+            curve[name] = curve[name][:fewest]
+    return {"to": "limit", "rounds": rounds[:fewest].tolist(), **shown}

@@ -23,6 +23,7 @@ class Cell(NamedTuple):
       teams_per_round: m, or `None` for all.
       devices_per_round: n, or `None` for all.
       batch_size: B, or `None` for all samples.
+      aligned: whether all devices have one diagonal Hessian, the worst case of ρ_x.
     """
 
     sweep: str
@@ -32,6 +33,7 @@ class Cell(NamedTuple):
     teams_per_round: int | None = None
     devices_per_round: int | None = None
     batch_size: int | None = None
+    aligned: bool = False
 
     @property
     def noisy(self) -> bool:
@@ -56,6 +58,11 @@ def _loops(quick):
     full = ((1, 1), (2, 5), (5, 10), (10, 20), (20, 40))
     for k, ell in full[::2] if quick else full:
         yield Cell("loops", f"K={k} L={ell}", settings(k, ell))
+
+
+def _aligned(quick):
+    for k, ell in ((1, 1), (20, 40)) if quick else ((1, 1), (5, 10), (20, 40)):
+        yield Cell("aligned", f"K={k} L={ell}", settings(k, ell), aligned=True)
 
 
 def _beta(quick):
@@ -99,6 +106,7 @@ def _scale(quick):
 # Name to its cells, few or all.
 SWEEPS: dict[str, Callable[[bool], Iterator[Cell]]] = {
     "loops": _loops,
+    "aligned": _aligned,
     "beta": _beta,
     "teams": _teams,
     "devices": _devices,

@@ -24,15 +24,15 @@ _AWAY = 10.0  # of the starts, in each coordinate
 def problem_of(cell: Cell) -> quadratics.Quadratics:
     """The federation of a cell: drawn from one seed, the same for all of its runs."""
     rng = np.random.default_rng(0)
-    count = sum(cell.team_sizes)
-    curvature = quadratics.spectra(rng, count, DIM, *ENDS)
-    noisy = cell.batch_size is not None
+    curvature = quadratics.spectra(rng, sum(cell.team_sizes), DIM, *ENDS)
+    drawn = cell.batch_size is not None
     return quadratics.draw(
         rng,
         cell.team_sizes,
-        curvature,
-        noise=1.0 if noisy else 0.0,
-        counts=SAMPLES if noisy else 1,
+        curvature[:1] if cell.aligned else curvature,
+        noise=1.0 if drawn else 0.0,
+        counts=SAMPLES if drawn else 1,
+        turned=not cell.aligned,
     )
 
 
@@ -165,6 +165,10 @@ def row(measured: Measured) -> dict[str, Any]:
         "settings": cell.settings._asdict(),
         "rounds": ends.shape[1],
         "rate": rate and rate._asdict(),
+        # Where rounds are drawn, w and θ stop at the noise too early for a line.
+        "tier_rates": dict.fromkeys(("team", "device"))
+        if cell.noisy
+        else straight.tier_rates(measured.metrics),
         "predicted_rate": found.radius,
         "relative_error": rate and abs((1 - rate.mean) / (1 - found.radius) - 1),
         "worst_rate": found.worst,
@@ -195,7 +199,7 @@ def curves(measured: Measured) -> dict[str, Any]:
         exact = np.array([_exact(measured, x, rounds) for x in measured.starts])
         for key, values in zip(watch.TIERS, np.moveaxis(exact, 2, 0), strict=True):
             shown[key]["predicted"] = _mean(values)
-    return {"rounds": rounds.tolist(), **shown}
+    return {"to": "optimum", "rounds": rounds.tolist(), **shown}
 
 
 def _mean(values):

@@ -137,12 +137,16 @@ class Linearised(NamedTuple):
     """The map of one global round near the models where it ends.
 
     Attributes:
-      fixed_point: `[P]`.
+      server: `[P]`, x that a round gives back.
+      team: `[M, P]`, w after a round from there.
+      device: `[D, P]`, θ.
       radius: the largest factor by which a small error is kept.
       apply: `[P] -> [P]`, what a round makes of a small error.
     """
 
-    fixed_point: np.ndarray
+    server: np.ndarray
+    team: np.ndarray
+    device: np.ndarray
     radius: float
     apply: Callable[[np.ndarray], jax.Array]
 
@@ -165,10 +169,16 @@ def linearise(
     method, gains = watch.algorithm_of(subject, chosen), watch.gains(chosen)
     template = runner.start(method, like, subject.federation)
 
-    def once(x):
+    @jax.jit
+    def tiers(x):
         state = template._replace(server=unravel(x))
-        after, _ = method.round(jax.random.key(0), gains, state, subject.federation)
-        return jax.flatten_util.ravel_pytree(after.server)[0]
+        return method.round(jax.random.key(0), gains, state, subject.federation)[0]
+
+    def flat(model):
+        return jax.flatten_util.ravel_pytree(model)[0]
+
+    def once(x):
+        return flat(tiers(x).server)
 
     @jax.jit
     def away(x):
@@ -189,7 +199,14 @@ def linearise(
     else:
         raise DivergenceError("no fixed point of the round was found.")
     push = jax.jit(functools.partial(_push, once, x))
-    return Linearised(np.asarray(x), largest_factor(push, len(x)), push)
+    last = tiers(x)
+    return Linearised(
+        server=np.asarray(x),
+        team=np.asarray(jax.vmap(flat)(last.team)),
+        device=np.asarray(jax.vmap(flat)(last.device)),
+        radius=largest_factor(push, len(x)),
+        apply=push,
+    )
 
 
 def largest_factor(push: Callable[[np.ndarray], jax.Array], size: int) -> float:

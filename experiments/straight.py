@@ -1,7 +1,7 @@
 """The straight part of a curve of errors on a log scale, and its rate."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,3 +77,9 @@ def rates(errors: Iterable[np.ndarray]) -> Interval | None:
     """
     lines = [fit(each) for each in errors]
     return intervals.interval([None if line is None else line.rate for line in lines])
+
+
+def tier_rates(metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Those of w and θ, from their distances to where they end, `[R, T]`."""
+    found = {tier: rates(metrics[f"{tier}/to_limit"]) for tier in ("team", "device")}
+    return {tier: rate and rate._asdict() for tier, rate in found.items()}
