@@ -127,8 +127,10 @@ def picture(rows: Sequence[Row], title: str) -> bytes:
     shown = [r for r in curved if r["sweep"] == "loops"] or curved
     if shown:
         panels += [_tier_panel(shown[:_MOST_LINES], tier) for tier in watch.TIERS]
+        if all("gradient" in row["curves"] for row in shown):
+            panels.append(_tier_panel(shown[:_MOST_LINES], "gradient"))
     rated = [r for r in rows if r.get("rate")]
-    if rated:
+    if len(rated) > 1:
         panels.append(_rate_panel(rated))
     growing = [r for r in rows if "over_pace" in r]
     if growing:
@@ -171,7 +173,9 @@ def _tier_panel(rows, tier):
         axis.set(
             yscale="log",
             xlabel="global round",
-            ylabel=f"distance of {_NAMES[tier]} to its {rows[0]['curves']['to']}",
+            ylabel="|∇F(x)|"
+            if tier == "gradient"
+            else f"distance of {_NAMES[tier]} to its {rows[0]['curves']['to']}",
         )
         _legend(axis, "line: predicted, marks: measured")
 
@@ -216,12 +220,7 @@ def _rate_panel(rows):
                 capsize=2,
                 label=name,
             )
-        axis.set(
-            xscale="log",
-            yscale="log",
-            xlabel="1 − ρ, predicted",
-            ylabel="1 − ρ, measured, 95 % interval",
-        )
+        axis.set(xlabel="1 − ρ, predicted", ylabel="1 − ρ, measured, 95 % interval")
         _legend(axis)
 
     return draw

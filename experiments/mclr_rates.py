@@ -54,7 +54,8 @@ def problem(name: str, options: data.SourceOptions) -> Problem:
     spec = models.ModelSpec(
         dataset=name, sample_shape=x.shape[1:], num_classes=examples.num_classes
     )
-    classify = task.classification(models.build("mclr", spec), x[0], l2=L2)
+    sample = x[0].astype(np.float32)  # as what a model is first made of
+    classify = task.classification(models.build("mclr", spec), sample, l2=L2)
     like = classify.init(jax.random.key(0))
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float64), like)
     devices = built.federation

@@ -177,7 +177,8 @@ def _network(name, options):
         num_classes=examples.num_classes,
         hidden=_HIDDEN,
     )
-    network = task.classification(models.build("dnn", spec), examples.x[0])
+    sample = examples.x[0].astype(np.float32)  # as what a model is first made of
+    network = task.classification(models.build("dnn", spec), sample)
 
     def init(key):
         return jax.tree.map(lambda x: x.astype(jnp.float64), network.init(key))

@@ -197,7 +197,7 @@ def curves(measured: Measured) -> dict[str, Any]:
     }
     if not measured.cell.noisy and len(measured.problem.team) <= _MOST_PREDICTED:
         exact = np.array([_exact(measured, x, rounds) for x in measured.starts])
-        for key, values in zip(watch.TIERS, np.moveaxis(exact, 2, 0), strict=True):
+        for key, values in zip(names, np.moveaxis(exact, 2, 0), strict=True):
             shown[key]["predicted"] = _mean(values)
     return {"to": "optimum", "rounds": rounds.tolist(), **shown}
 
@@ -208,11 +208,12 @@ def _mean(values):
 
 
 def _exact(measured, start, rounds):
-    """Distances of θ, w and x to the optimum after some rounds, `[n, 3]`."""
+    """Distances of θ, w and x after some rounds, and |∇F| before them, `[n, 4]`."""
     problem, chosen = measured.problem, measured.cell.settings
     best = measured.predicted.optimum
     step = closed_forms.round_map(problem, chosen)
     values, axes = np.linalg.eigh(step.matrix)
+    slope = closed_forms.objective(problem, chosen.device_prox, chosen.team_prox)
     fixed = step.fixed_point
     away, found = axes.T @ (start - fixed), []
     for t in rounds:
@@ -223,6 +224,7 @@ def _exact(measured, start, rounds):
                 math.sqrt(((tiers.device - best.device) ** 2).sum(axis=1).mean()),
                 math.sqrt(((tiers.team - best.team) ** 2).sum(axis=1).mean()),
                 float(np.linalg.norm(tiers.server - best.server)),
+                float(np.linalg.norm(slope(before))),
             ]
         )
     return found

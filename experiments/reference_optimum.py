@@ -61,7 +61,7 @@ def losses_of(subject: Subject, like: Params):
         rows = start + jnp.minimum(place, count - 1)
         batch = jax.tree.map(lambda x: x[rows], train.pool)
         losses = subject.loss(unravel(theta), batch)
-        return jnp.where(place < count, losses, 0).sum() / count
+        return jnp.where(place < count, losses, 0).sum() / count.astype(losses.dtype)
 
     return lambda theta: jax.vmap(one)(theta, train.start, train.count)
 
@@ -79,7 +79,7 @@ def solve(subject: Subject, like: Params, chosen: Settings) -> Reference:
     """
     losses, team = losses_of(subject, like), subject.federation.team
     sizes = jnp.bincount(team, length=int(team[-1]) + 1)
-    weight = 1 / (len(sizes) * sizes[team])  # q p
+    weight = 1 / (len(sizes) * sizes[team].astype(float))  # q p
     # In these units every block of the Hessian is as curved as its own loss.
     root_device, root_team = jnp.sqrt(weight)[:, None], 1 / np.sqrt(len(sizes))
 
