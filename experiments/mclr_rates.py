@@ -104,8 +104,7 @@ def _row(given, name, chosen, exact, seeds):
     away = metrics.pop("server/model") - local.server
     errors = np.linalg.norm(away, axis=2)
     rate = straight.rates(errors)
-    predicted = [_predicted(local, e, v) for e, v in zip(errors, away, strict=True)]
-    expected = intervals.interval(predicted)
+    expected = intervals.interval(_predicted(local, errors, _starts(seeds, away)))
     ends = intervals.interval(metrics["server/to_optimum"][:, -1].tolist())
     moved = theory.progress(L2, **chosen._asdict())
     bias = float(np.linalg.norm(local.server - exact.server))
@@ -121,7 +120,7 @@ def _row(given, name, chosen, exact, seeds):
         "rounds": errors.shape[1],
         "rate": rate and rate._asdict(),
         "tier_rates": straight.tier_rates(metrics),
-        "predicted_rate": expected and expected.mean,
+        "predicted_rate": expected.mean if expected else local.radius,
         "inside": inside,
         "radius": local.radius,
         "flat_radius": 1 - moved.server,
@@ -145,10 +144,8 @@ def _follow(given, chosen, marks, seeds, num_rounds):
         }
         for name, flat in marks.items()
     }
-    size = len(marks["optimum"].server)
     starts = [
-        unravel(jnp.asarray(_AWAY * np.random.default_rng(seed).normal(size=size)))
-        for seed in seeds
+        unravel(jnp.asarray(start)) for start in _starts(seeds, marks["limit"].server)
     ]
     numbers = Numbers(watch.gains(chosen), models)
     metrics, _ = watch.follow(
@@ -157,16 +154,28 @@ def _follow(given, chosen, marks, seeds, num_rounds):
     return {key: values[:, 0] for key, values in metrics.items()}
 
 
-def _predicted(local, errors, away):
-    """The slope over the same rounds of the linear map, from the same first error."""
-    line = straight.fit(errors)
-    if line is None:
-        return None
-    vector, sizes = away[line.first], []
-    for _ in range(line.first, line.last):
-        sizes.append(float(np.linalg.norm(vector)))
-        vector = np.asarray(local.apply(vector))
-    return straight.slope(np.array(sizes), 0, len(sizes))
+def _starts(seeds, like):
+    """`[R, P]`: x^0 of each seed."""
+    size = like.shape[-1]
+    return np.stack(
+        [_AWAY * np.random.default_rng(seed).normal(size=size) for seed in seeds]
+    )
+
+
+def _predicted(local, errors, starts):
+    """Slopes of the linear map over the same rounds, from x^0 on: no run tells it."""
+    lines = [straight.fit(each) for each in errors]
+    last = max((line.last for line in lines if line), default=0)
+    push = jax.jit(jax.vmap(local.apply))
+    vectors, sizes = jnp.asarray(starts - local.server), []
+    for _ in range(last):
+        vectors = push(vectors)  # error t is that after round t + 1
+        sizes.append(np.linalg.norm(vectors, axis=1))
+    found = np.array(sizes).T
+    return [
+        None if line is None else straight.slope(row, line.first, line.last)
+        for row, line in zip(found, lines, strict=False)
+    ]
 
 
 def _curves(metrics, rate):
