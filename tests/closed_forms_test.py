@@ -156,3 +156,41 @@ def test_a_flat_objective_is_refused():
         closed_forms.optimum(drawn(), 0.0, 1.0)
     with pytest.raises(InputError, match="team_prox must be above 0"):
         closed_forms.objective(drawn(), 1.0, 0.0)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "samples"])
+def test_gradient_sizes_are_those_met_in_a_round(weights):
+    """G_F at x, and for each team the largest mean over its devices, round by round."""
+    problem = drawn(weights=weights)
+    f, x = written_out(problem), np.random.default_rng(5).normal(size=4)
+    eye, lam, gamma = np.eye(4), SETTINGS.device_prox, SETTINGS.team_prox
+    lifted = [lam * h @ np.linalg.inv(h + lam * eye) for h in f.hessian]
+    names = ("alpha", "lam", "a", "b", "g")
+    largest = np.zeros(f.num_teams)
+    for k in range(SETTINGS.team_steps):
+        _, w, _, _ = oracles.permfl_loop(
+            lambda j, step, point: f.hessian[j] @ point - f.linear[j],
+            x,
+            f.team,
+            **dict(zip(names, mixing(SETTINGS), strict=True)),
+            rounds=1,
+            team_steps=k,
+            device_steps=SETTINGS.device_steps,
+            p=f.p,
+            q=f.q,
+        )
+        for i in range(f.num_teams):
+            slopes = [
+                f.p[j] * np.linalg.norm(lifted[j] @ (w[i] - problem.centre[j]))
+                for j in f.members(i)
+            ]
+            largest[i] = max(largest[i], sum(slopes))
+    team = 0.0
+    for i, q in enumerate(f.q):
+        a = sum(f.p[j] * lifted[j] for j in f.members(i))
+        d = sum(f.p[j] * lifted[j] @ problem.centre[j] for j in f.members(i))
+        exact = np.linalg.solve(a + gamma * eye, d + gamma * x)
+        team += q * gamma * np.linalg.norm(x - exact)
+    found = closed_forms.gradient_sizes(problem, SETTINGS, x)
+    assert found.team == pytest.approx(team, rel=1e-10)
+    assert found.device == pytest.approx(f.q @ largest, rel=1e-10)
