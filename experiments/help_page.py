@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Many runs": (
         *("protocol", "methods", "column", "grid_lr", "tuning_rounds"),
         *("tuning_seeds", "grid", "seeds", "compare"),
+        *("problem", "sweep", "quick"),
     ),
     "Benchmark": ("workloads", "peer", "peers", "pairs", "scale_devices"),
     "Run": (

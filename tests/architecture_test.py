@@ -18,13 +18,14 @@ PACKAGE = ROOT / "permfl_jax"
 # them may import each other.
 FLOORS = [
     {"errors", "plain_files", "types"},
-    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches", "theory"},
+    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
+    | {"theory", "bounds"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},
     {"aggregation", "flat"},
     {"models"},
-    {"data", "partitions", "teams", "measure"},
+    {"data", "partitions", "teams", "measure", "quadratics", "closed_forms"},
     {"assemble", "advice"},
     {"algorithms"},
     {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"},
