@@ -66,7 +66,7 @@ def test_every_tier_equals_the_plain_loop(name, alike):
         devices=place.devices,
     )
     state = place.run("permfl_auto", {**ALPHA, "alike": alike}, 4, **STEPS)
-    assert 0.01 < pulls.min()  # neither 0 nor the most
+    assert pulls.min() > 0.01  # neither 0 nor the most
     assert pulls.max() < 1 / ALPHA["device_lr"] - 2.5
     assert (len(np.unique(pulls.round(6))) > 1) == (alike == 0)
     np.testing.assert_allclose(state.server, x, rtol=1e-8)
@@ -123,25 +123,26 @@ EQUAL, UNEQUAL = (10, 10, 10, 10), (3, 6, 12, 19)
 
 
 @pytest.mark.parametrize(
-    ("spread", "counts", "sizes", "batch"),
+    ("spread", "counts", "sizes", "lr"),
     [
-        ((1, 2, 1), (8,), EQUAL, None),
-        ((0.5, 2, 1), (8,), EQUAL, None),
-        ((1, 0.5, 1), (8,), EQUAL, None),
-        ((1, 4, 1), (8,), EQUAL, None),
-        ((1, 0, 1), (8,), EQUAL, None),  # teams are no teams
-        ((1, 1, 1), (4, 8, 40), UNEQUAL, None),
+        ((1, 2, 1), (8,), EQUAL, 0.05),
+        ((0.5, 2, 1), (8,), EQUAL, 0.05),
+        ((1, 0.5, 1), (8,), EQUAL, 0.05),
+        ((1, 4, 1), (8,), EQUAL, 0.05),
+        ((1, 0, 1), (8,), EQUAL, 0.05),  # teams are no teams
+        # With 40 samples the best is 91 % of the way: 20 steps must be able to go it.
+        ((1, 1, 1), (4, 8, 40), UNEQUAL, 0.2),
     ],
 )
 def test_risk_is_within_2_percent_of_the_best_linear_estimate(
-    spread, counts, sizes, batch
+    spread, counts, sizes, lr
 ):
-    method = method_of(sizes, team_steps=10, device_steps=20, batch_size=batch)
+    method = method_of(sizes, team_steps=10, device_steps=20, batch_size=None)
     risks = []
     for seed in range(3):
         federation, truth, best = random_effects(seed, spread, counts, sizes)
         state = runner.start(method, jnp.zeros(40), federation)
-        numbers = auto.HParams(device_lr=0.05).traced()
+        numbers = auto.HParams(device_lr=lr).traced()
         key = jax.random.key(seed)
         *_, (state, _) = runner.run(method, key, numbers, state, federation, 40, 40)
         risks.append((((np.asarray(state.device) - truth) ** 2).mean(), best))
@@ -167,8 +168,8 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     pooled = np.linalg.solve(f.hessian.mean(axis=0), f.linear.mean(axis=0))
     assert max(np.linalg.norm(x) for x in path) < 1.5 * np.linalg.norm(pooled)
     away = [np.linalg.norm(x - path[-1]) for x in path]
-    assert away[20] < 0.02 * away[0]
-    assert away[60] < 1e-3 * away[0]
+    assert away[20] < 0.01 * np.linalg.norm(pooled)
+    assert away[60] < 1e-3 * np.linalg.norm(pooled)
     assert max(reach) > 1  # over-relaxed, so that there was something to guard
 
 
