@@ -127,25 +127,6 @@ def permfl_auto(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algori
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights, which teams the server averages.
       sampler: who takes part.
-
-    Examples:
-      Four devices in two teams, ten samples each: λ comes out as noise over spread.
-
-      >>> import numpy as np
-      >>> from permfl_jax import federation, runner
-      >>> noise = np.random.default_rng(0).normal(size=(4, 10, 50))
-      >>> centre = np.random.default_rng(1).normal(size=(4, 1, 50))
-      >>> devices = [{'y': np.float32(y)} for y in centre + noise]
-      >>> data = federation.from_arrays(devices, ['left', 'left', 'right', 'right'])
-      >>> def loss(theta, batch):
-      ...     return ((theta[None] - batch['y']) ** 2).sum(axis=1) / 2
-      >>> algorithm = permfl_auto(loss, Schedule(batch_size=None), Sampler.of(data))
-      >>> start = runner.start(algorithm, jnp.zeros(50), data)
-      >>> *_, (_, metrics) = runner.run(
-      ...     algorithm, jax.random.key(0), HParams().traced(), start, data, 9
-      ... )
-      >>> bool(0.07 < metrics['device/prox'][0] < 0.13)  # 1/10 of the samples' variance
-      True
     """
     inner = given.PerMFL(loss_fn, schedule, sampler)
     method = _PerMFLAuto(inner, loss_fn, schedule, sampler)
@@ -180,7 +161,7 @@ class _PerMFLAuto(NamedTuple):
     ) -> tuple[State, Metrics]:
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
         learned = self.look(key, numbers, state, federation, teams)
-        gains, way = self.gains(numbers, learned, federation)
+        gains, device_share, way = self.gains(numbers, learned, federation)
         rows = (gains.to_devices, gains.to_server)
         a, b = tree.take(rows, teams)
         team, device, cursor, losses = self.inner.below(
@@ -211,8 +192,7 @@ class _PerMFLAuto(NamedTuple):
         )
         return state, {
             "device/loss": losses.mean(),
-            "device/prox": gains.device_prox.mean(),
-            "team/pull": (gains.to_server / gains.to_devices).mean(),
+            "device/share": device_share,
             "team/share": way,
             "server/gain": g,
         }
@@ -242,7 +222,7 @@ class _PerMFLAuto(NamedTuple):
         )
 
     def gains(self, numbers, learned, federation):
-        """α, λ `[D]`, a and b `[M]`, and the part of its way that a team goes, `[]`."""
+        """α, λ `[D]`, a and b `[M]`; how far devices and teams then go, `[]`."""
         num_teams = self.sampler.num_teams
         now = Spreads(*(x / learned.weight for x in learned.spreads))
         shares = pulls.best_shares(
@@ -270,7 +250,7 @@ class _PerMFLAuto(NamedTuple):
             to_devices=_choose(numbers, a, fixed.to_devices),
             to_server=_choose(numbers, b, fixed.to_server),
         )
-        return gains, way
+        return gains, tree.mean(moved, q), way
 
     def personalize(
         self,
@@ -281,7 +261,7 @@ class _PerMFLAuto(NamedTuple):
         cohort: Cohort,
     ) -> Params:
         """L steps of every device of the cohort from its team's model."""
-        gains, _ = self.gains(numbers, state.extra, federation)
+        gains, *_ = self.gains(numbers, state.extra, federation)
         gains = gains._replace(device_prox=cohort.take(gains.device_prox))
         return self.inner.personalize(key, gains, state, federation, cohort)
 
