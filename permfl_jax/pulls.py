@@ -38,8 +38,7 @@ def best_shares(
     spreads: Spreads,
     count: jax.Array,
     alike: jax.Array,
-    team: jax.Array,
-    num_teams: int,
+    team_sum: Callable[[jax.Array], jax.Array],
 ) -> Shares:
     """Shrinkage: of each spread, the part that is not noise.
 
@@ -47,8 +46,7 @@ def best_shares(
       spreads: of gradients.
       count: `[D]`, samples of each device.
       alike: `[]`, 1 for a share by the mean of `1/count`, 0 by each device's own.
-      team: `[D]`, the team of each device.
-      num_teams: M.
+      team_sum: sums over the devices of each team, `[D]` to `[M]`.
     """
     own = 1 / count.astype(spreads.sample.dtype)
     noise = spreads.sample * (own + alike.astype(own.dtype) * (own.mean() - own))
@@ -56,8 +54,8 @@ def best_shares(
     device = _part(between, noise)
     # Variance of the best mean over the devices of a team.
     precision = 1 / jnp.maximum(between + noise, jnp.finfo(noise.dtype).tiny)
-    of_mean = 1 / jax.ops.segment_sum(precision, team, num_teams)
-    if num_teams == 1:  # nothing to shrink to
+    of_mean = 1 / team_sum(precision)
+    if len(of_mean) == 1:  # nothing to shrink to
         return Shares(device, jnp.ones_like(of_mean))
     share = _part(jnp.maximum(spreads.team, 0), of_mean)
     return Shares(device, jnp.maximum(share, _LEAST_TEAM_SHARE))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import keys, local, tree, weighting
+from permfl_jax import keys, local, placement, tree, weighting
 from permfl_jax.cohort import Cohort
 from permfl_jax.gradient import takes_key
 from permfl_jax.local import Shared, Steps
@@ -98,37 +98,71 @@ def look(
         steps, cohort, cursor, at_x, None, weight, acting
     )
     size = jax.vmap(square)(mean)
-    weight = weight.astype(size.dtype)
-    share = tree.segment_share(weight, cohort.slot, acting)
     count = cohort.take(federation.train.count)
     seen = _samples_seen(schedule, federation.train.max_count, cursor, count)
+    sums = _team_sums(
+        cohort, acting, reading, weight.astype(size.dtype), seen.astype(size.dtype)
+    )
     every_team = weighting.team_weights(schedule, federation, sampler.num_teams)
     every_team = (every_team / every_team.sum()).astype(size.dtype)
-    return _spreads(
-        cohort.slot, reading, size, share, seen.astype(size.dtype), every_team, teams
+    return _spreads(sums, size, every_team, teams)
+
+
+class _Sums(NamedTuple):
+    """Means over the devices of each team, `[m]`; p are the weights of a mean."""
+
+    energy: jax.Array
+    own: jax.Array  # p
+    noise: jax.Array  # 1 / r
+    own_noise: jax.Array  # p / r
+    sample: jax.Array  # r u²
+    freedom: jax.Array  # 1 - 1 / r
+    curved: jax.Array
+
+
+def _team_sums(cohort, acting, reading, weight, seen):
+    """On several chips nothing but these sums is sent."""
+    here = cohort.teams_on_chip(acting)
+
+    def on_chip(reading, weight, seen, slot):
+        own = cohort.own_slot(slot, here)
+        share = tree.segment_share(weight, own, here, cohort.sum_over_chips)
+        rows = _Sums(
+            reading.energy,
+            share,
+            1 / seen,
+            share / seen,
+            seen * reading.noise,
+            1 - 1 / seen,
+            reading.curved,
+        )
+        return cohort.sum_over_chips(tree.segment_sum(rows, share, own, here))
+
+    specs = (placement.BY_DEVICE,) * 4
+    return placement.per_chip(cohort.placement, on_chip, specs, cohort.team_spec)(
+        reading, weight, seen, cohort.slot
     )
 
 
-def _spreads(slot, reading, size, share, seen, every_team, teams):
+def _spreads(sums, size, every_team, teams):
     """Moments: every square is what it says plus the noise that it must contain."""
-    acting = len(size)
     team_share = tree.take(every_team, teams)
     team_share /= team_share.sum()
-    sample = ratio((share * seen * reading.noise).sum(), (share * (1 - 1 / seen)).sum())
-    energy, own, noise, own_noise = tree.segment_sum(
-        (reading.energy, share, 1 / seen, share / seen), share, slot, acting
-    )
+    sample = ratio(sums.sample.sum(), sums.freedom.sum())
     # Weighted squares around the team's mean: Σp(1-p) times one device's.
-    within = (energy - size - sample * (noise - own_noise)).sum()
-    device = ratio(within, (1 - own).sum())
+    within = (sums.energy - size - sample * (sums.noise - sums.own_noise)).sum()
+    device = ratio(within, (1 - sums.own).sum())
     # Of a team's mean: Σp² times one device's.
-    mean_of_own = jnp.maximum(device, 0) * own + sample * own_noise
+    mean_of_own = jnp.maximum(device, 0) * sums.own + sample * sums.own_noise
     # x is fitted to these very teams.
     fitted = 1 - (every_team**2).sum()
     team = ratio((team_share * size).sum(), fitted) - (team_share * mean_of_own).sum()
-    each = share * team_share[slot]
     return Spreads(
-        device, team, sample, (each * reading.curved).sum(), (team_share * energy).sum()
+        device,
+        team,
+        sample,
+        (team_share * sums.curved).sum(),
+        (team_share * sums.energy).sum(),
     )
 
 

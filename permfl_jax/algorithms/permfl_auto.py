@@ -130,9 +130,8 @@ def permfl_auto(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algori
     """
     inner = given.PerMFL(loss_fn, schedule, sampler)
     method = _PerMFLAuto(inner, loss_fn, schedule, sampler)
-    up_to_date = sampler.full and schedule.keep_personal
-    personalize = None if up_to_date else method.personalize
-    return Algorithm(method.init, method.round, personalize)
+    current = sampler.full and schedule.keep_personal
+    return Algorithm(method.init, method.round, None if current else method.personalize)
 
 
 class _PerMFLAuto(NamedTuple):
@@ -162,8 +161,7 @@ class _PerMFLAuto(NamedTuple):
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
         learned = self.look(key, numbers, state, federation, teams)
         gains, device_share, way = self.gains(numbers, learned, federation)
-        rows = (gains.to_devices, gains.to_server)
-        a, b = tree.take(rows, teams)
+        a, b = tree.take((gains.to_devices, gains.to_server), teams)
         team, device, cursor, losses = self.inner.below(
             key,
             gains._replace(to_devices=a, to_server=b),
@@ -225,18 +223,20 @@ class _PerMFLAuto(NamedTuple):
         """α, λ `[D]`, a and b `[M]`; how far devices and teams then go, `[]`."""
         num_teams = self.sampler.num_teams
         now = Spreads(*(x / learned.weight for x in learned.spreads))
-        shares = pulls.best_shares(
-            now, federation.train.count, numbers.alike, federation.team, num_teams
-        )
+        everyone, count = Cohort.everyone(federation), federation.train.count
+
+        def team_sum(rows):
+            mean = everyone.team_mean(rows, jnp.ones_like(rows), num_teams)
+            return mean * jnp.array(self.sampler.team_sizes, rows.dtype)
+
+        shares = pulls.best_shares(now, count, numbers.alike, team_sum)
         lr = numbers.given.device_lr.astype(now.energy.dtype)
         # At most half of what α can take, so that there is room for a pull.
         h = jnp.clip(spreads.ratio(now.curved, now.energy), 1e-6 / lr, 0.5 / lr)
         prox = pulls.device_pull(shares.device, h, lr, self.schedule.device_steps)
         moved = pulls.device_share(h, lr, prox, self.schedule.device_steps)
         weight = weighting.device_weights(self.schedule, federation)
-        moved = tree.segment_mean(
-            moved, weight.astype(moved.dtype), federation.team, num_teams
-        )
+        moved = everyone.team_mean(moved, weight.astype(moved.dtype), num_teams)
         far = jnp.maximum(_TRAVELLING - shares.team, 0)
         target = shares.team + far * jnp.maximum(learned.agreement, 0)
         # θ hangs on w after K - 1 rounds.
