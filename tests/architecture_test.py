@@ -19,7 +19,7 @@ PACKAGE = ROOT / "permfl_jax"
 FLOORS = [
     {"errors", "plain_files", "types"},
     {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
-    | {"theory", "bounds"},
+    | {"theory", "bounds", "random_effects"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},
