@@ -9,12 +9,12 @@ from permfl_jax import (
     algorithms,
     assemble,
     data,
-    evaluate,
     federation,
     hosts,
     hparams,
     models,
     placement,
+    scores,
     task,
 )
 from permfl_jax.errors import InputError
@@ -194,7 +194,7 @@ def _majority(devices, num_classes):
         federation.class_counts(samples, num_classes)
         for samples in (devices.train, devices.test)
     ]
-    return evaluate.majority_accuracy(*counts)
+    return scores.majority_accuracy(*counts)
 
 
 def _load(config):

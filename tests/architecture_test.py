@@ -28,6 +28,7 @@ FLOORS = [
     {"data", "partitions", "teams", "measure", "quadratics", "closed_forms"},
     {"assemble", "advice"},
     {"algorithms"},
+    {"scores"},
     {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"},
     {"results", "checked"},
 ]
