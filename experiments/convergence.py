@@ -29,9 +29,10 @@ from . import (
     program,
     quadratic_cells,
     quadratic_rates,
+    quick,
 )
 
-del population  # imported for its flag --seeds, and those of the modules below it
+del population, quick  # imported for their flags and those of the modules below them
 
 _NETWORK_DATA = ("digits", "synthetic")
 # Problem to the names that --sweep takes.
@@ -49,7 +50,6 @@ flags.DEFINE_list(
     + "; ".join(f"{name}: {', '.join(sweeps)}" for name, sweeps in SWEEPS.items())
     + ". Default: all of the problem.",
 )
-flags.DEFINE_bool("quick", False, "Fewer and smaller cells of each sweep.")
 
 
 class Plan(NamedTuple):
@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     run(what, options, values.workdir or os.path.join("runs", "_".join(words)))
 
 
-for _name in ("workdir", "data_dir", "manual_dir", "dataset", "seeds"):
+for _name in ("workdir", "data_dir", "manual_dir", "dataset", "seeds", "quick"):
     flags.declare_key_flag(_name)
 
 

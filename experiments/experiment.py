@@ -17,6 +17,7 @@ from permfl_jax import (
     scores,
     task,
 )
+from permfl_jax.data import long_tail
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.partitions.ownership import Ownership
@@ -207,7 +208,8 @@ def _load(config):
         data_dir=config.data_dir,
         manual_dir=config.manual_dir,
     )
-    return data.load(config.dataset, options)
+    examples = data.load(config.dataset, options)
+    return long_tail.thin(examples, config.class_imbalance, config.seed)
 
 
 def _task(config, examples):
