@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from permfl_jax import algorithms, provenance, scores
+from permfl_jax import hparams, provenance, scores
 from permfl_jax.errors import InputError
 
 from .. import experiment, machine
 from ..config import Config
-from ..contests import columns, grids
+from ..contests import columns
 from ..contests import scores as labels
 from ..contests.grids import Setting
 from ..members import Members
 from ..population import Population
+from . import rivals
 from .study import Arm, Study
 
 _SCORES = (*labels.SCORES, "macro_f1")
@@ -99,7 +100,7 @@ def measure(
 
 
 def _train(cell, built, settings, seeds):
-    method = algorithms.get(cell.method)
+    method = rivals.get(cell.method)
     own = built._replace(
         config=settings,
         method=method,
@@ -109,7 +110,7 @@ def _train(cell, built, settings, seeds):
         seeds=seeds,
         axes={},
         settings=cell.settings,
-        hparams=tuple(grids.checked(cell.method, (), s) for s in cell.settings),
+        hparams=_checked(cell),
     )
     begun = time.monotonic()
     rows = [
@@ -168,5 +169,12 @@ def check(cells: Sequence[Cell], values: flags.FlagValues) -> None:
                 "a study chooses settings on validation samples, and "
                 "--validation_fraction=0 leaves none."
             )
-        for setting in cell.settings:
-            grids.checked(cell.method, (), setting)
+        _checked(cell)
+
+
+def _checked(cell):
+    kind = rivals.get(cell.method).hparams
+    return tuple(
+        hparams.parse(kind, [f"{name}={value!r}" for name, value in setting.items()])
+        for setting in cell.settings
+    )

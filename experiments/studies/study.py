@@ -27,6 +27,18 @@ class Arm(NamedTuple):
     settings: tuple[Setting, ...]
 
 
+# What is drawn as a line: its name, its method and settings.
+Line = tuple[str, str, tuple[Setting, ...]]
+
+
+def arms(panel: str, at: float | str, flags: str, lines: Sequence[Line]) -> list[Arm]:
+    """One arm of each line, at one place."""
+    return [
+        Arm(panel, line, at, flags, method, settings)
+        for line, method, settings in lines
+    ]
+
+
 class Curve(NamedTuple):
     """One exact line: nothing is drawn at random.
 
