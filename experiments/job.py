@@ -1,5 +1,7 @@
 """Trains, scores and sums up an experiment; knows no method by name."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +11,12 @@ import numpy as np
 from absl import flags
 
 from permfl_jax import algorithms, checked, evaluate, keys, measure, runner
+from permfl_jax.errors import DivergenceError
 from permfl_jax.types import State
 
 from . import machine
 from .experiment import Experiment, cost, rounds_per_call
-from .session import Begin
+from .session import Begin, Session
 
 flags.DEFINE_bool(
     "checks",
@@ -136,17 +139,29 @@ def _given(experiment):
     return jax.random.key(experiment.config.seed), experiment.hparams.traced()
 
 
-def floors(experiment: Experiment) -> dict[str, float]:
-    """Test accuracy of what needs no cooperation: majority label and local-only."""
+def floors(experiment: Experiment, session: Session | None = None) -> dict[str, float]:
+    """Test accuracy of what needs no cooperation: majority label and local-only.
+
+    Args:
+      experiment: after `spread`.
+      session: of the local floor, not entered; `None` saves nothing.
+
+    Raises:
+      StoppedError: a signal came.
+    """
     result = {"majority/accuracy": experiment.majority_accuracy}
     config = experiment.config
     # The floor is a model of its own for every device: just what was not to be stored.
     if config.local_floor and config.keep_personal and config.algorithm != "local":
-        result |= _local_floor(experiment)
+        try:
+            result |= _local_floor(experiment, session)
+        except DivergenceError as error:
+            if not jax.process_index():
+                print(f"no floor of each device alone: {error}", file=sys.stderr)
     return result
 
 
-def _local_floor(experiment):
+def _local_floor(experiment, session):
     """Every device alone, with the same steps, step size and mini-batches."""
     method = algorithms.get("local")
     lr = getattr(experiment.hparams, "device_lr", method.hparams().device_lr)
@@ -157,9 +172,17 @@ def _local_floor(experiment):
             experiment.task.loss, experiment.schedule, experiment.sampler
         ),
     )
-    *_, (_, models_now, _) = _trajectory(alone, start(alone))
+    begin = session.begin(start(alone)) if session else None
+    state = start(alone) if begin is None else begin.state
+    begun = time.monotonic() - (begin.seconds if begin else 0.0)
+    with session or contextlib.nullcontext():
+        for state, *_ in _trajectory(alone, state):  # noqa: B020, the last is used
+            if session:
+                session.after(int(state.round), state, time.monotonic() - begun)
+    key, traced = _given(alone)
+    models = evaluate.models_of(alone.algorithm, key, traced, state, alone.federation)
     evaluator = evaluate.Evaluator(experiment.task.metrics, experiment.federation)
-    row = evaluator.rows(models_now(), splits=("test",))
+    row = evaluator.rows(models, splits=("test",))
     return {f"local/{name.removeprefix('PM/')}": v for name, v in row.items()}
 
 

@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 
-from permfl_jax import data
+from permfl_jax import data, hosts
 from permfl_jax.errors import InputError
 
 # Of products only: models, gradients and means stay float32.
@@ -109,6 +108,17 @@ def join() -> None:
 
 def agree(choice: bool) -> bool:
     """What the first process says, in all processes."""
-    if jax.process_count() == 1:
-        return choice
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(choice)))
+    return bool(hosts.of_first(choice))
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the program after a failure, also where other processes wait for this one.
+
+    They are told by the loss of this one: at a regular end all would wait for all.
+    """
+    if jax.process_count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)

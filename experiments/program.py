@@ -37,7 +37,11 @@ _REFUSED = {
 
 
 def run(
-    main: Callable[[Sequence[str]], None], name: str, *, interrupted: str = ""
+    main: Callable[[Sequence[str]], None],
+    name: str,
+    *,
+    interrupted: str = "",
+    leave: Callable[[int], NoReturn] = sys.exit,
 ) -> NoReturn:
     """Runs a program and ends the process.
 
@@ -45,6 +49,7 @@ def run(
       main: takes the program's name and its arguments that are no flags.
       name: stands before every sentence, for instance `experiments.train`.
       interrupted: what an interruption from the keyboard leaves behind.
+      leave: ends the program with a status after a failure.
     """
     module = sys.modules[main.__module__]
     for stream in (sys.stdout, sys.stderr):
@@ -54,18 +59,21 @@ def run(
     def parse(argv: Sequence[str]) -> list[str]:
         return _parse(argv, module)
 
-    with ended_in_one_sentence(name, interrupted):
+    with ended_in_one_sentence(name, interrupted, leave):
         app.run(main, flags_parser=parse)
     raise AssertionError("app.run ends the process")
 
 
 @contextlib.contextmanager
-def ended_in_one_sentence(name: str, interrupted: str = "") -> Iterator[None]:
+def ended_in_one_sentence(
+    name: str, interrupted: str = "", leave: Callable[[int], NoReturn] = sys.exit
+) -> Iterator[None]:
     """Within it, every failure becomes one sentence and an exit status.
 
     Args:
       name: of the program.
       interrupted: what an interruption from the keyboard leaves behind.
+      leave: ends the program with a status.
 
     Raises:
       SystemExit: the program failed.
@@ -86,7 +94,7 @@ def ended_in_one_sentence(name: str, interrupted: str = "") -> Iterator[None]:
             if sentence:
                 print(f"{name}: {one_line(sentence)}", file=sys.stderr, flush=True)
         _drop_unwritten()
-        sys.exit(status)
+        leave(status)
 
 
 def _verdict(error, interrupted):

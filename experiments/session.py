@@ -2,9 +2,11 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -20,6 +22,7 @@ from .config import Config
 
 # A save takes a fraction of a second of a core: at most a few hundredths of the time.
 _SECONDS_BETWEEN = 30.0
+_FLOOR = "checkpoints_floor"
 
 flags.DEFINE_integer(
     "checkpoint_every",
@@ -67,12 +70,20 @@ class Session:
     Use as a context manager around the training; the signals are its own within.
     """
 
-    def __init__(self, settings: Config, folder: results.Workdir | None):
+    def __init__(
+        self,
+        settings: Config,
+        folder: results.Workdir | None,
+        place: str = "checkpoints",
+        say: Callable[[str], None] | None = None,
+    ):
         """Reads the flags of checkpoints.
 
         Args:
           settings: of the run.
-          folder: the run's; `None` in processes that write nothing.
+          folder: the run's; `None` in processes that write nothing, or without rows.
+          place: folder of the checkpoints in that of the run.
+          say: how to tell something; `None` for nothing to be told.
 
         Raises:
           InputError: --checkpoint_every does not go with --rounds_per_call.
@@ -87,8 +98,10 @@ class Session:
                     f"--checkpoint_every={self._every} must be a multiple of "
                     f"--rounds_per_call={settings.rounds_per_call}."
                 )
-        path = os.path.join(os.path.expanduser(settings.workdir), "checkpoints")
+        path = os.path.join(os.path.expanduser(settings.workdir), place)
         self.checkpoints = Checkpoints(path, values.keep)
+        self._seconds = 0.0
+        self._say = say or (lambda text: None)
         self._signum: int | None = None
         self._saved_at = time.monotonic()
         self._saved: int | None = None
@@ -107,25 +120,35 @@ class Session:
         for remark in self.checkpoints.remarks:
             self._say(f"{remark}: not used")
         if found is None:
+            if self._folder is not None:
+                self._folder.keep_finished()
             return None
-        progress, rows = found.progress, []
+        progress, rows, by = found.progress, [], ""
         if self._folder is not None:
+            by = self._folder.by_other_code()
             self._folder.grow()
-            rows = self._folder.cut(progress["rows"], self._has_row)
+            rows = self._cut(self._folder.rows, progress)
         self._saved = int(found.state.round)
-        self._say(f"going on after round {self._saved} of {self._settings.num_rounds}")
+        rounds = self._settings.num_rounds
+        self._say(f"going on after round {self._saved} of {rounds}{by}")
         return Begin(found.state, rows, progress["seconds"])
 
     def _objection(self, progress):
-        if progress["round"] > self._settings.num_rounds:
-            return "is of a later round"
-        if self._folder is not None and self._folder.lacks(progress["rows"]):
-            return "does not go with metrics.jsonl, which has changed"
+        most = self._settings.num_rounds
+        if progress["round"] > most:
+            return f"it is of a later round than --num_rounds={most}"
+        if self._folder is not None and not _marks_there(self._folder.rows, progress):
+            return "metrics.jsonl is not what it was then"
         return None
 
+    def _cut(self, rows, progress):
+        return rows.cut(_marks_there(rows, progress)[0], self._has_row)
+
+    def _is_regular(self, row):
+        return row["round"] % self._settings.eval_every == 0
+
     def _has_row(self, row):
-        every, last = self._settings.eval_every, self._settings.num_rounds
-        return row["round"] % every == 0 or row["round"] == last
+        return self._is_regular(row) or row["round"] == self._settings.num_rounds
 
     def after(self, round_: int, state: State, seconds: float) -> None:
         """To be called after each call of rounds, when its row is written.
@@ -134,6 +157,7 @@ class Session:
           StoppedError: a signal came; the state is saved.
           InputError: the state cannot be saved.
         """
+        self._seconds = seconds
         last = round_ == self._settings.num_rounds
         stop = machine.agree(self._signum is not None)
         if stop or last or machine.agree(self._due(round_)):
@@ -141,6 +165,11 @@ class Session:
         if stop and not last:
             self.checkpoints.seal()
             raise StoppedError(self._signum or signal.SIGTERM, round_)
+
+    def keep(self, state: State) -> None:
+        """Saves a state besides, such as the last that was finite."""
+        if int(state.round):
+            self._save(int(state.round), state, self._seconds)
 
     def _due(self, round_):
         if self._every is not None:
@@ -152,7 +181,9 @@ class Session:
             return
         progress: dict[str, Any] = {"round": round_, "seconds": seconds, "rows": None}
         if self._folder is not None:
-            progress["rows"] = self._folder.mark()
+            progress["rows"] = self._folder.rows.mark()
+            # What a run with more rounds makes of them, before it saves again.
+            progress["regular_rows"] = self._folder.rows.mark(self._is_regular)
         self.checkpoints.save(round_, state, progress)
         self._saved, self._saved_at = round_, time.monotonic()
 
@@ -182,6 +213,37 @@ class Session:
         self._signum = signum
         self._say("stopping after this round; once more to stop at once")
 
-    def _say(self, text):
-        if self._folder is not None:
-            print(text, file=sys.stderr)
+
+def _marks_there(rows, progress):
+    """Up to where the rows are as they were, or as a longer run has them."""
+    marks = (progress["rows"], progress.get("regular_rows"))
+    return [mark for mark in marks if mark and not rows.lacks(mark)]
+
+
+def of_run(settings: Config, folder: results.Workdir | None) -> Session:
+    """The session of a run; silent in processes that write nothing."""
+    return Session(settings, folder, say=None if folder is None else _tell)
+
+
+def of_floor(settings: Config, folder: results.Workdir | None) -> Session:
+    """That of its local floor, which takes as long and is saved likewise.
+
+    Args:
+      settings: of the run.
+      folder: the run's; `None` in processes that write nothing.
+    """
+
+    def say(text):
+        _tell(f"each device alone: {text}")
+
+    return Session(settings, None, _FLOOR, None if folder is None else say)
+
+
+def forget_floor(settings: Config) -> None:
+    """Once the summary has it."""
+    path = os.path.join(os.path.expanduser(settings.workdir), _FLOOR)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _tell(text):
+    print(text, file=sys.stderr)

@@ -3,6 +3,7 @@
 python -m experiments.train --preset=quickstart
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -38,26 +39,33 @@ def run(settings: config.Config) -> None:
     if jax.process_index():
         follow(settings)
         return
-    try:
-        writers.check_installed()
-        folder = results.Workdir(settings.workdir, vars(settings), grows="num_rounds")
-    except InputError:
-        machine.agree(True)  # the others have nothing to do
-        raise
-    finished = folder.finished or {}
-    if machine.agree(bool(finished)):
-        print(
-            f"{folder.path} already holds this run, finished{folder.by_other_code()}:"
-        )
-        print(outcome.of_finished(outcome.table, finished, folder.path))
-        return
-    with folder.locked():
-        _work(settings, folder)
+    with contextlib.ExitStack() as lock:
+        try:
+            folder = _opened(settings, lock)
+        except InputError:
+            machine.agree(True)  # the others have nothing to do
+            raise
+        finished = folder.finished or {}
+        if not machine.agree(bool(finished)):
+            _work(settings, folder)
+            return
+    print(f"{folder.path} already holds this run, finished{folder.by_other_code()}:")
+    print(outcome.of_finished(outcome.table, finished, folder.path))
+
+
+def _opened(settings, lock):
+    """The folder, locked if there is something to do."""
+    writers.check_installed()
+    folder = results.Workdir(settings.workdir, vars(settings), grows="num_rounds")
+    if not folder.finished:
+        lock.enter_context(folder.locked())
+        folder.look()  # another process may have been faster
+    return folder
 
 
 def _work(settings, folder):
     built = experiment.build(settings)
-    start = session.Session(settings, folder)
+    start = session.of_run(settings, folder)
     built.check_partition(folder.path, folder.begun)
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
@@ -68,16 +76,19 @@ def _work(settings, folder):
     if begin is None:
         begin = _anew(folder, built)
         per_device.write(folder.path, built, classes)
+    elif not (folder.path / "partition.npz").exists():
+        folder.write_partition(built.ownership)
     try:
         rows = _train(folder, start, built, begin, classes)
     except DivergenceError as error:
         raise _with_culprit(error, start, built) from error
-    floor = job.floors(built)
+    floor = job.floors(built, session.of_floor(settings, folder))
     summary = job.summarise(rows, floor)
     title = f"{settings.dataset}, {settings.model}, {settings.algorithm}"
     outcome.curves(rows, floor, title, folder.path / "curves.png")
     writers.write_csv(folder.path / "metrics.csv", rows)
     folder.write_summary(summary)
+    session.forget_floor(settings)
     print(outcome.table(summary))
     print(
         f"results: {folder.path}/summary.json, curves.png, metrics.jsonl, .csv, "
@@ -110,6 +121,7 @@ def _train(folder, start, built, begin, classes):
         def on_row(row):
             folder.write_row(row)
             written.write_scalars(row["round"], row)
+            written.flush()  # there before a checkpoint says that it is
             last.update(row)
 
         def after(round_, state, seconds):
@@ -130,9 +142,10 @@ def _with_culprit(error, start, built):
     if not error.round or jax.process_count() > 1:
         return error
     found = start.checkpoints.restore(job.start(built), lambda progress: None)
-    start.checkpoints.abandon()
     saved = job.start(built) if found is None else found.state
-    more = culprit.sentence(built, saved, error.round)
+    state = culprit.last_finite(built, saved, error.round, start.keep)
+    start.checkpoints.close()
+    more = culprit.sentence(built, state)
     return DivergenceError(f"{error} {more}".rstrip(), error.round)
 
 
@@ -141,7 +154,7 @@ def follow(settings: config.Config) -> None:
     if machine.agree(False):
         return
     built = experiment.spread(experiment.build(settings))
-    start = session.Session(settings, None)
+    start = session.of_run(settings, None)
     job.planned_bytes(built)
     begin = start.begin(job.start(built)) or session.Begin(job.start(built), [], 0.0)
 
@@ -152,7 +165,7 @@ def follow(settings: config.Config) -> None:
 
     with start:
         job.train(built, begin, lambda row: None, after)
-    job.floors(built)
+    job.floors(built, session.of_floor(settings, None))
 
 
 def _plan(built):
@@ -189,7 +202,12 @@ for _module in (config, session, writers, job):
 
 def console() -> None:
     """The command permfl-train."""
-    program.run(main, "experiments.train", interrupted="the same command goes on")
+    program.run(
+        main,
+        "experiments.train",
+        interrupted="the same command goes on",
+        leave=machine.leave,
+    )
 
 
 if __name__ == "__main__":

@@ -69,11 +69,17 @@ class Several:
 class TensorBoard:
     """Event files, without TensorFlow."""
 
-    def __init__(self, path: pathlib.Path, first: int):
-        """Writes to the folder `path`, and takes back what is there from `first` on."""
+    def __init__(self, path: pathlib.Path, first: int, rows: list[dict[str, Any]]):
+        """Writes to the folder `path`, and takes back what is there from `first` on.
+
+        Where the folder is new, rows that there are already come first.
+        """
         import tensorboardX  # an extra
 
+        earlier = [] if path.is_dir() and any(path.iterdir()) else rows
         self._writer = tensorboardX.SummaryWriter(str(path), purge_step=first)
+        for row in earlier:
+            self.write_scalars(row["round"], row)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """The metrics after global round `step`."""
@@ -155,7 +161,7 @@ def open_all(folder: pathlib.Path, begin: Begin) -> Iterator[MetricWriter]:
     writers: list[MetricWriter] = []
     first = first_step(begin)
     if flags.FLAGS.tensorboard:
-        writers.append(TensorBoard(folder / "tensorboard", first))
+        writers.append(TensorBoard(folder / "tensorboard", first, begin.rows))
     if flags.FLAGS.wandb:
         writers.append(WeightsAndBiases(folder, begin.rows))
     several = Several(writers)

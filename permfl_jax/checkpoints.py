@@ -5,7 +5,7 @@ beside it, the SHA-256 of every file, is what makes it count: a program may be k
 any moment and a disk may change a bit, and neither shall ever be continued from.
 """
 
-import json
+import contextlib
 import os
 import pathlib
 import shutil
@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from permfl_jax import plain_files, seals
+from permfl_jax import hosts, leaves, seals
 from permfl_jax.errors import InputError
 
-_FORMAT = 1
-_MOST_META = 2**28  # bytes
 _OVERHEAD_BYTES = 2**17  # of orbax's own files
+_NONE, _REFUSED = -1, -2  # no rounds
 
 
 class Restored(NamedTuple):
@@ -79,8 +78,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # slow to import, and only needed here
 
         # A copy: what is written in the background, the next round overwrites.
-        rows = jax.tree.map(jnp.copy, _numbered(state))
-        meta = {"format": _FORMAT, "leaves": _shapes(state), "progress": progress}
+        rows = jax.tree.map(jnp.copy, leaves.numbered(state))
+        meta = leaves.note(state, progress)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(rows), meta=ocp.args.JsonSave(meta)
         )
@@ -124,7 +123,11 @@ class Checkpoints:
     def restore(
         self, template: Any, accept: Callable[[dict[str, Any]], str | None]
     ) -> Restored | None:
-        """The newest checkpoint that is whole; those that are not are removed.
+        """The newest checkpoint that is whole.
+
+        One that was not finished is removed, a damaged one is called `damaged-ROUND`
+        from then on. A whole one is never passed over. Of several processes the first
+        chooses.
 
         Args:
           template: a pytree of arrays as the state is to be: structure, shapes, dtypes
@@ -133,23 +136,57 @@ class Checkpoints:
 
         Returns:
           `None` if there is none.
+
+        Raises:
+          InputError: one is whole, but is not to be gone on from, or is not loaded.
         """
-        if jax.process_index() == 0:
-            for unfinished in self.path.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+        first = jax.process_index() == 0
+        refused = None
+        round_ = _NONE
+        if first:
+            try:
+                round_ = self._choose(template, accept)
+            except InputError as error:
+                refused, round_ = error, _REFUSED
+        round_ = hosts.of_first(round_)
+        if round_ == _REFUSED:
+            raise refused or InputError("the first process refused a checkpoint.")
+        if round_ == _NONE:
+            return None
+        try:
+            return self._restored(round_, template)
+        except Exception as error:  # orbax and TensorStore raise what they like
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            reason = f"it cannot be loaded ({type(error).__name__})"
+            raise self._left_alone(round_, reason) from error
+
+    def _choose(self, template, accept):
+        """The round of the newest that is whole; cleans up behind a kill."""
+        for unfinished in self.path.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         for round_ in self.rounds():
             folder = self.path / str(round_)
-            reason = _fault(folder, template, accept)
-            if reason is None:
-                try:
-                    return self._restored(round_, template)
-                except Exception as error:  # orbax and TensorStore raise what they like
-                    reason = f"cannot be read ({type(error).__name__})"
-            self.remarks.append(f"the checkpoint of round {round_} {reason}")
-            self.abandon()
-            if jax.process_index() == 0:
-                shutil.rmtree(folder, ignore_errors=True)
-        return None
+            fault = seals.broken(folder)
+            if fault is None:
+                reason = leaves.objection(folder, template, accept)
+                if reason is not None:
+                    raise self._left_alone(round_, reason)
+                return round_
+            self.remarks.append(f"the checkpoint of round {round_} {fault}")
+            if fault != seals.UNFINISHED:
+                aside = self.path / f"damaged-{round_}"
+                shutil.rmtree(aside, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    folder.rename(aside)
+            shutil.rmtree(folder, ignore_errors=True)
+        return _NONE
+
+    def _left_alone(self, round_, reason):
+        return InputError(
+            f"{self.path / str(round_)} is a whole checkpoint, but {reason}; nothing "
+            f"was changed. Put that right, or delete {self.path} to start over."
+        )
 
     def rounds(self) -> list[int]:
         """Rounds of which there is a folder, newest first, whole or not."""
@@ -158,16 +195,11 @@ class Checkpoints:
         names = [p.name for p in self.path.iterdir() if p.is_dir()]
         return sorted(int(n) for n in names if n.isascii() and n.isdigit())[::-1]
 
-    def remove_all(self) -> None:
-        """For a run that starts over."""
-        if jax.process_index() == 0:
-            shutil.rmtree(self.path, ignore_errors=True)
-
     def _restored(self, round_, template):
-        rows = self._read(round_, _numbered(template))
-        leaves = [rows[key] for key in sorted(rows)]
-        state = jax.tree.unflatten(jax.tree.structure(template), leaves)
-        return Restored(state, _meta(self.path / str(round_))["progress"])
+        rows = self._read(round_, leaves.numbered(template))
+        structure = jax.tree.structure(template)
+        state = jax.tree.unflatten(structure, [rows[key] for key in sorted(rows)])
+        return Restored(state, leaves.read_note(self.path / str(round_))["progress"])
 
     def _read(self, round_, like):
         import orbax.checkpoint as ocp
@@ -241,55 +273,14 @@ def read(path: str | os.PathLike[str]) -> tuple[int, dict[str, np.ndarray]]:
 
 def _arrays(kept, round_):
     """All arrays of one checkpoint, by name."""
-    leaves = _meta(kept.path / str(round_))["leaves"]
+    found = leaves.read_note(kept.path / str(round_))["leaves"]
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = {
-        _key(number): jax.ShapeDtypeStruct(shape, dtype, sharding=here)
-        for number, (_, shape, dtype) in enumerate(leaves)
+        leaves.key(number): jax.ShapeDtypeStruct(shape, dtype, sharding=here)
+        for number, (_, shape, dtype) in enumerate(found)
     }
     rows = kept._read(round_, like)
     return {
-        str(name): np.asarray(rows[_key(number)])
-        for number, (name, _, _) in enumerate(leaves)
+        str(name): np.asarray(rows[leaves.key(number)])
+        for number, (name, _, _) in enumerate(found)
     }
-
-
-def _key(number):
-    return f"{number:04d}"
-
-
-def _numbered(state):
-    """Leaves by number, for orbax, so that any name may be theirs."""
-    return {_key(i): x for i, x in enumerate(jax.tree.leaves(state))}
-
-
-def _shapes(state):
-    """Name, shape and dtype of every leaf, as JSON gives them back."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return [
-        [
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            list(x.shape),
-            str(x.dtype),
-        ]
-        for path, x in leaves
-    ]
-
-
-def _fault(folder, template, accept):
-    """Why a checkpoint cannot be used, or `None`."""
-    try:
-        fault = seals.broken(folder)
-        if fault is not None:
-            return fault
-        meta = _meta(folder)
-        if meta["format"] != _FORMAT or meta["leaves"] != _shapes(template):
-            return "is of another model or version"
-        return accept(meta["progress"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "cannot be read"
-
-
-def _meta(folder):
-    path = folder / "meta" / "metadata"
-    return json.loads(plain_files.read_bytes(path, _MOST_META))

@@ -26,6 +26,13 @@ def memory() -> float:
     return found if limit == resource.RLIM_INFINITY else min(found, limit)
 
 
+def of_first(number: int) -> int:
+    """What the first process says, in all processes; all of them must ask."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
+
+
 def put(array: ArrayLike, sharding: NamedSharding) -> jax.Array:
     """An array that every process has, each chip its part."""
     whole = np.asarray(array)

@@ -2,18 +2,18 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import pathlib
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from permfl_jax import plain_files, provenance
 from permfl_jax.errors import InputError
 from permfl_jax.partitions import ownership
+from permfl_jax.row_file import RowFile
 
 # Where files are does not change what a run computes.
 _PLACES = ("workdir", "data_dir", "manual_dir")
@@ -28,6 +28,7 @@ class Workdir:
       path: the folder.
       finished: the summary of the same run if it is already complete, else `None`.
       begun: the config.json of the same run if there is one, else `None`.
+      rows: the file with one object per evaluation.
     """
 
     def __init__(
@@ -51,15 +52,35 @@ class Workdir:
         self._grows = grows
         self.path = pathlib.Path(os.path.expanduser(path))
         self.flags = json.loads(json.dumps(flags))
-        self._rows = rows
+        self.rows = RowFile(self.path / rows)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.begun = self._same_run()
-            self.finished = None if self._has_grown() else self._read("summary.json")
+            self.look()
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def look(self) -> None:
+        """What is there now; once more within `locked`, for what happened meanwhile.
+
+        Raises:
+          InputError: something else.
+        """
+        self.begun = self._same_run()
+        self.finished = None if self._has_grown() else self._read("summary.json")
+
+    def keep_finished(self) -> None:
+        """Before a run begins anew.
+
+        Raises:
+          InputError: a shorter one that is finished would be overwritten.
+        """
+        if (self.path / "summary.json").exists():
+            raise InputError(
+                f"--workdir={self.path} holds a finished run of fewer rounds and no "
+                "checkpoint to go on from; choose another folder."
+            )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,7 +119,7 @@ class Workdir:
         """
         config = {
             "flags": self.flags,
-            "command": [os.path.basename(sys.executable), *sys.argv],
+            "command": _command(),
             "seed": self.flags.get("seed"),
             "versions": provenance.versions(),
             "git_commit": provenance.git_commit(),
@@ -110,14 +131,14 @@ class Workdir:
         }
         (self.path / "summary.json").unlink(missing_ok=True)
         self._write("config.json", config)
-        self._append(self._rows, "", mode="w")
+        self.rows.clear()
 
     def grow(self) -> None:
         """Goes on with a run that was asked for less."""
         if self.begun is None or not self._has_grown():
             return
         (self.path / "summary.json").unlink(missing_ok=True)
-        self.begun = self.begun | {"flags": self.flags}
+        self.begun = self.begun | {"flags": self.flags, "command": _command()}
         self._write("config.json", self.begun)
 
     def write_partition(self, owned: ownership.Ownership) -> None:
@@ -133,57 +154,16 @@ class Workdir:
 
     def unfinished_rows(self) -> int:
         """Evaluations that the same run left when it was stopped."""
-        try:
-            text = plain_files.read_bytes(self.path / self._rows, _MOST_BYTES)
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise self._damaged(self._rows) from error
-        return len(text.splitlines())
+        return self.rows.count()
 
     def by_other_code(self) -> str:
         """A remark if another commit made the run in the folder, else nothing."""
         before = (self._read("config.json") or {}).get("git_commit")
         return "" if before == provenance.git_commit() else f" (by commit {before})"
 
-    def mark(self) -> dict[str, Any]:
-        """How far the rows are: bytes and their SHA-256, on disk when this returns."""
-        try:
-            with open(self.path / self._rows, "rb") as file:
-                text = file.read()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-
-    def lacks(self, mark: dict[str, Any]) -> bool:
-        """Whether the rows up to a mark are not there, or not as they were."""
-        try:
-            text = plain_files.read_bytes(self.path / self._rows, _MOST_BYTES)
-        except OSError:
-            return True
-        return hashlib.sha256(text[: mark["bytes"]]).hexdigest() != mark["sha256"]
-
-    def cut(
-        self, mark: dict[str, Any], keep: Callable[[dict[str, Any]], bool]
-    ) -> list[dict[str, Any]]:
-        """Removes all rows after a mark, and those before it that are not to be kept.
-
-        Args:
-          mark: from `mark`.
-          keep: of a row, whether the run would have it.
-
-        Returns:
-          The rows that stay.
-        """
-        text = (self.path / self._rows).read_bytes()[: mark["bytes"]].decode()
-        rows = [row for line in text.splitlines() if keep(row := json.loads(line))]
-        self._replace(self._rows, "".join(map(_line, rows)))
-        return rows
-
     def write_row(self, row: dict[str, Any]) -> None:
         """Appends one object to the rows and flushes it."""
-        self._append(self._rows, _line(row))
+        self.rows.append(row)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""
@@ -252,13 +232,6 @@ class Workdir:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _append(self, name, text, mode="a"):
-        try:
-            with open(self.path / name, mode, encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
     def _unwritable(self, error):
         return InputError(
             f"--workdir={self.path} cannot be written ({error.strerror})."
@@ -292,5 +265,5 @@ def read_partition(path: str | os.PathLike[str]) -> ownership.Ownership:
     return owned
 
 
-def _line(row):
-    return json.dumps(row) + "\n"
+def _command():
+    return [os.path.basename(sys.executable), *sys.argv]

@@ -6,6 +6,7 @@ import pathlib
 
 from permfl_jax import plain_files
 
+UNFINISHED = "was not finished"
 _SEAL = "seal.json"
 _MOST_BYTES = 2**26
 
@@ -15,7 +16,7 @@ def broken(folder: pathlib.Path) -> str | None:
     try:
         sealed = json.loads(plain_files.read_bytes(folder / _SEAL, _MOST_BYTES))
     except FileNotFoundError:
-        return "was not finished"
+        return UNFINISHED
     except (OSError, ValueError, RecursionError):
         return "has a damaged seal"
     try:

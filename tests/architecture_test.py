@@ -29,8 +29,9 @@ FLOORS = [
     {"assemble", "advice"},
     {"algorithms"},
     {"scores"},
-    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"},
-    {"results", "checked"},
+    {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"}
+    | {"leaves"},
+    {"results", "checked", "row_file"},
 ]
 # A method sees a loss and a federation, never where they come from.
 FORBIDDEN = {"algorithms": {"data", "models", "partitions", "teams", "assemble"}}

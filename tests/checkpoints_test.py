@@ -149,16 +149,49 @@ def test_with_no_whole_checkpoint_there_is_none(tmp_path):
     assert restore(tmp_path / "nothing") == (None, [])
 
 
-def test_another_model_and_a_refusal_are_told(tmp_path):
+def test_a_whole_one_is_never_passed_over(tmp_path):
+    """Whatever is against it, it stays, and the one before is not taken instead."""
+    kept = saved(tmp_path / "c", 1, 2)
+    with pytest.raises(InputError, match=r"c/2 is a whole checkpoint, but it is late;"):
+        restore(tmp_path / "c", lambda progress: "it is late")
+    with pytest.raises(InputError, match="it is of another model or version; nothing"):
+        restore(tmp_path / "c", template=state(0, devices=5))
+    assert kept.rounds() == [2, 1]
+    same_bits(restore(tmp_path / "c")[0].state, state(2))
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "match"),
+    [
+        (OSError("stale"), InputError, r"it cannot be loaded \(OSError\); nothing was"),
+        (MemoryError(), MemoryError, None),
+        (ValueError("RESOURCE_EXHAUSTED: x"), ValueError, "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_whole_one_that_cannot_be_loaded_stays(
+    tmp_path, monkeypatch, error, told, match
+):
     saved(tmp_path / "c", 1, 2)
-    back, remarks = restore(
-        tmp_path / "c", lambda progress: "is late" if progress["rows"] == 2 else None
-    )
-    assert back.progress == {"rows": 1}
-    assert remarks == ["the checkpoint of round 2 is late"]
-    back, remarks = restore(tmp_path / "c", template=state(0, devices=5))
-    assert back is None
-    assert remarks == ["the checkpoint of round 1 is of another model or version"]
+
+    def fail(self, round_, like):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.Checkpoints, "_read", fail)
+        with pytest.raises(told, match=match):
+            restore(tmp_path / "c")
+    same_bits(restore(tmp_path / "c")[0].state, state(2))
+
+
+def test_a_damaged_one_is_put_aside_and_makes_room(tmp_path):
+    saved(tmp_path / "c", 1, 2)
+    before = {p.name: p.read_bytes() for p in files(tmp_path / "c" / "2")}
+    flip(files(tmp_path / "c" / "2")[0])
+    assert restore(tmp_path / "c")[0].progress == {"rows": 1}
+    aside = {p.name: p.read_bytes() for p in files(tmp_path / "c" / "damaged-2")}
+    assert sum(aside[name] != before[name] for name in before) == 1
+    saved(tmp_path / "c", 2, 3)
+    same_bits(restore(tmp_path / "c")[0].state, state(3))
 
 
 def test_rows_spread_over_chips_come_back_there(tmp_path):

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from permfl_jax import results
+from permfl_jax import results, row_file
 from permfl_jax.errors import InputError
 from permfl_jax.partitions import ownership
 from permfl_jax.results import Workdir
@@ -165,6 +165,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, write):
     workdir = begin(tmp_path)
     workdir.write_row({"round": 1})
     monkeypatch.setattr(results, "open", full_disk, raising=False)
+    monkeypatch.setattr(row_file, "open", full_disk, raising=False)
     monkeypatch.setattr(results.plain_files.pathlib.Path, "write_text", full_disk)
     with pytest.raises(InputError) as caught:
         write(workdir)

@@ -44,21 +44,44 @@ def moved_device():
     return int(np.flatnonzero(identity != np.arange(len(identity)))[-1])
 
 
-@pytest.mark.parametrize("algorithm", ["permfl", "ditto", "hsgd"])
+def named(built, round_):
+    kept = []
+    state = culprit.last_finite(built, job.start(built), round_, kept.append)
+    assert int(state.round) == round_ - 1
+    assert len(kept) == 1
+    return culprit.sentence(built, state)
+
+
+@pytest.mark.parametrize("algorithm", ["permfl", "ditto"])
 @pytest.mark.parametrize("place", [0, 3 * B + 1, 13 * B])
 def test_the_device_with_the_bad_sample_is_named(algorithm, place):
     device = moved_device()
     built = built_with_a_bad_sample(device, place, f"--algorithm={algorithm}")
     step = place // B  # of all that the device takes, from 0
     round_, team_round = step // (5 * L) + 1, step % (5 * L) // L
-    found = culprit.sentence(built, job.start(built), round_)
-    if algorithm == "hsgd":  # keeps no device's model
-        assert found == ""
-        return
-    assert found == (
+    assert named(built, round_) == (
         f"The first to break was device {device} (1 at once), in steps "
         f"{team_round * L + 1} to {team_round * L + L} of that round."
     )
+
+
+@pytest.mark.parametrize("algorithm", ["hsgd", "fedavg", "scaffold", "demlearn"])
+def test_without_models_of_devices_their_losses_tell(algorithm):
+    device = moved_device()
+    built = built_with_a_bad_sample(device, 13 * B, f"--algorithm={algorithm}")
+    tier = "team" if algorithm == "hsgd" else "server"
+    assert named(built, 2) == (
+        f"By the {tier} model before that round, the training loss of device {device} "
+        "is not finite (1 such devices)."
+    )
+
+
+def test_devices_that_break_together_are_not_called_the_first():
+    with flagsaver.flagsaver():
+        flags.FLAGS([*ARGUMENTS, "--hparam=device_lr=1e30"])
+        built = experiment.build(config.from_flags(flags.FLAGS))
+    built = experiment.spread(built)
+    assert named(built, 1) == "All 6 devices broke at once."
 
 
 def test_a_run_that_diverges_says_so(tmp_path, monkeypatch, capsys):

@@ -10,45 +10,14 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from killing import _compare_bits, rows
+from killing import rows
+from resuming import run, same, stop_after, stopped_at
 
-from experiments import config, session, train
+from experiments import session
 from permfl_jax import checkpoints, results
 from permfl_jax.errors import DivergenceError, InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = (
-    "--num_teams=2",
-    "--devices_per_team=2",
-    "--team_steps=2",
-    "--device_steps=2",
-    "--batch_size=8",
-    "--eval_every=2",
-    "--checkpoint_every=1",
-    "--nolocal_floor",
-)
-
-
-def run(folder, *given, rounds=6):
-    with flagsaver.flagsaver():
-        flags.FLAGS(
-            ["train", *SMALL, f"--num_rounds={rounds}", f"--workdir={folder}", *given]
-        )
-        train.run(config.from_flags(flags.FLAGS))
-
-
-def stop_after(monkeypatch, rounds, signum=signal.SIGTERM):
-    """A signal as it comes in the middle of a round."""
-    after = session.Session.after
-
-    def signalled(self, round_, state, seconds):
-        if round_ == rounds:
-            os.kill(os.getpid(), signum)
-        after(self, round_, state, seconds)
-
-    monkeypatch.setattr(session.Session, "after", signalled)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +25,6 @@ def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "run"
     run(folder)
     return folder
-
-
-def same(expected, folder):
-    assert rows(folder) == rows(expected)
-    _compare_bits(expected, folder)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -81,13 +45,6 @@ def test_a_signal_saves_and_says_how_to_go_on(
     run(tmp_path / "run", "--checkpoint_every=5")
     assert f"going on after round {rounds} of 6" in capsys.readouterr().err
     same(plain, tmp_path / "run")
-
-
-def stopped_at(monkeypatch, folder, rounds, *given):
-    with monkeypatch.context() as patched:
-        stop_after(patched, rounds)
-        with pytest.raises(session.StoppedError):
-            run(folder, *given)
 
 
 @pytest.mark.parametrize(
@@ -117,20 +74,6 @@ def test_rows_after_the_checkpoint_are_made_again_once(plain, tmp_path, monkeypa
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"round": 4, "PM/accuracy": 0.0}) + '\n{"round": 6, "P')
     run(tmp_path / "run", "--checkpoint_every=5")
-    same(plain, tmp_path / "run")
-
-
-def test_rows_that_changed_send_back_to_the_checkpoint_they_go_with(
-    plain, tmp_path, monkeypatch, capsys
-):
-    stopped_at(monkeypatch, tmp_path / "run", 4)
-    path = tmp_path / "run" / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0])
-    run(tmp_path / "run")
-    told = capsys.readouterr().err
-    assert "the checkpoint of round 4 does not go with metrics.jsonl, which has" in told
-    assert "going on after round 3 of 6" in told
     same(plain, tmp_path / "run")
 
 
@@ -207,6 +150,12 @@ def test_divergence_keeps_the_last_finite_checkpoint(tmp_path):
     kept, arrays = checkpoints.read(tmp_path / "run" / "checkpoints")
     assert kept == named - 1
     assert kept > 1
+    # Also where no save was due: it is computed again.
+    with pytest.raises(DivergenceError, match=rf"Round {named} diverged"):
+        run(tmp_path / "late", *slow, "--checkpoint_every=100", rounds=100)
+    late, again = checkpoints.read(tmp_path / "late" / "checkpoints")
+    assert late == kept
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
     assert all(np.isfinite(x).all() for x in arrays.values())
 
 

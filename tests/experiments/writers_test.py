@@ -100,6 +100,34 @@ def test_tensorboard_has_every_scalar(tmp_path):
     assert len(found) == sum(len(row) - 1 for row in rows)
 
 
+def test_tensorboard_has_a_row_as_soon_as_it_is_measured(tmp_path, monkeypatch):
+    """A kill must not lose what a checkpoint counts as written."""
+    pytest.importorskip("tensorboardX", reason="extra [tb] is not installed")
+    seen = []
+
+    def after(self, round_, state, seconds):
+        folder = tmp_path / "run" / "tensorboard"
+        seen.append((round_, {step for step, *_ in events(folder)}))
+
+    monkeypatch.setattr(session.Session, "after", after)
+    rows = run(tmp_path / "run", "--tensorboard")
+    every = {row["round"] for row in rows}
+    assert len(every) > 1
+    for round_, steps in seen:
+        assert steps == {number for number in every if number <= round_}
+
+
+def test_tensorboard_of_a_run_that_goes_on_has_the_rows_before(tmp_path):
+    pytest.importorskip("tensorboardX", reason="extra [tb] is not installed")
+    rows = [{"round": 2, "a": 1.0}, {"round": 4, "a": 3.0}]
+    writers.TensorBoard(tmp_path / "new", 5, rows).close()
+    assert list(events(tmp_path / "new")) == [(2, "a", 1.0), (4, "a", 3.0)]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "events").write_bytes(b"")  # has them already
+    writers.TensorBoard(tmp_path / "old", 5, rows).close()
+    assert list(events(tmp_path / "old")) == []
+
+
 @pytest.mark.parametrize(
     ("flag", "package", "extra"),
     [("tensorboard", "tensorboardX", "tb"), ("wandb", "wandb", "wandb")],
