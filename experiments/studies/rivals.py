@@ -69,16 +69,16 @@ class HParams:
 
 
 class Scale(NamedTuple):
-    """What `State.extra` holds.
+    """What `State.extra` holds; no field is called `device`, which has rows of devices.
 
     Attributes:
-      device: of λ, over its first value.
-      team: of γ.
+      of_device: of λ, over its first value.
+      of_team: of γ.
       seen: what PerMFL keeps there.
     """
 
-    device: jax.Array
-    team: jax.Array
+    of_device: jax.Array
+    of_team: jax.Array
     seen: Any
 
 
@@ -86,7 +86,7 @@ def _annealed(numbers, before, after, federation):
     """The factors after a round, from the round before and after."""
     del federation
     now = jnp.maximum(numbers.decay ** after.round.astype(float), _LEAST)
-    return before.extra._replace(device=now, team=now)
+    return before.extra._replace(of_device=now, of_team=now)
 
 
 def _balanced(numbers, before, after, federation):
@@ -95,9 +95,9 @@ def _balanced(numbers, before, after, federation):
     own = tree.take(after.team, federation.team)
     server = tree.stack(after.server, len(jax.tree.leaves(after.team)[0]))
     return scale._replace(
-        device=scale.device
+        of_device=scale.of_device
         * _factor(_apart(after.device, own), _apart(after.team, before.team)),
-        team=scale.team
+        of_team=scale.of_team
         * _factor(
             _apart(after.team, server),
             _apart(tree.stack(after.server, 1), tree.stack(before.server, 1)),
@@ -130,9 +130,9 @@ def _rescaled(rule: Callable[..., Scale]) -> Callable[..., Algorithm]:
         def gains(numbers, scale):
             # Half of what a step size can take; ADMM solves its parts exactly.
             pull = jnp.minimum(
-                numbers.device_prox * scale.device, 0.5 / numbers.device_lr
+                numbers.device_prox * scale.of_device, 0.5 / numbers.device_lr
             )
-            team_pull = numbers.team_prox * scale.team
+            team_pull = numbers.team_prox * scale.of_team
             both = pull + team_pull
             one = jnp.ones_like(both)
             return Gains(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..contests.grids import Setting
+from ..contests.grids import Setting as Setting
 
 
 class Arm(NamedTuple):

@@ -17,15 +17,16 @@ def _arms(quick):
 
 
 def _lines(name, quick):
-    given = {"device_lr": _LR}
+    given: study.Setting = {"device_lr": _LR}
+    ladder = tuple({"device_lr": lr} for lr in (_LR, 10 * _LR, 100 * _LR))
     lines: tuple[study.Line, ...] = (
         ("PerMFL, paper's values", "permfl", (study.paper(_LR),)),
         ("PerMFL, tuned", "permfl", study.tuning(_LR, quick)),
         ("PerMFL-auto", "permfl_auto", (given,)),
-        ("h-SGD", "hsgd", (given,)),
-        ("FedAvg", "fedavg", (given,)),
-        ("alone", "local", (given,)),
-        ("pooled", "pooled", (given,)),
+        ("h-SGD, tuned", "hsgd", ladder),
+        ("FedAvg, tuned", "fedavg", ladder),
+        ("alone, tuned", "local", ladder),
+        ("pooled, tuned", "pooled", ladder),
     )
     arms = []
     for teams in ("consecutive", "random"):
@@ -38,8 +39,8 @@ def _lines(name, quick):
 
 STUDY = Study(
     title="Text: are domains good teams?",
-    flags="--num_rounds=40 --team_steps=4 --device_steps=5 --batch_size=16 "
-    "--text_features=1024 --eval_every=40",
+    flags="--num_rounds=20 --team_steps=4 --device_steps=5 --batch_size=16 "
+    "--text_features=512 --eval_every=20",
     quick_flags="--num_rounds=10 --eval_every=10 --text_features=256",
     arms=_arms,
     exact=lambda: (),
