@@ -24,7 +24,7 @@ $(1) -m venv $(2) || ( \
 	  PYTHONPATH=.bootstrap $(1) -m virtualenv $(2) )
 endef
 
-.PHONY: demo test stacks check lint types pytest lock clean
+.PHONY: demo test stacks check lint types pytest lock clean science-quick
 
 demo: $(VENV)/.run
 	$(BIN)/python -m experiments.train --flagfile=experiments/presets/quickstart.flags
@@ -62,6 +62,17 @@ stacks: .venv-oldest/.ready .venv-newest/.ready
 	.venv-newest/bin/python -m pip install --quiet --require-hashes -r $<
 	.venv-newest/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# Every figure of docs/science.md at a small setting.
+RAW := $(wildcard ../shared/data)
+science-quick: $(VENV)/.run
+	for it in quadratic mclr nonconvex; do $(BIN)/python -m experiments.convergence \
+	  --problem=$$it --quick --workdir=runs/science/$$it || exit 1; done
+	for it in auto few_teams imbalance sparse ablations; do \
+	  $(BIN)/python -m experiments.study --study=$$it --quick \
+	  --workdir=runs/science/$$it || exit 1; done
+	$(if $(RAW),$(BIN)/python -m experiments.study --study=text --quick \
+	  --manual_dir=$(RAW) --workdir=runs/science/text,@echo "text: skipped, no raw data")
 
 $(VENV)/bin/python:
 	$(call new,$(PYTHON),$(VENV))

@@ -116,6 +116,7 @@ class Config:
     team_alpha: float
     device_alpha: float
     quantity_sigma: float
+    class_imbalance: float
     min_samples: int
     num_rounds: int
     team_steps: int

@@ -52,6 +52,12 @@ flags.DEFINE_float(
     1.0,
     "Skew of sizes, 0 is none: of lognormal(0, sigma) (partition quantity).",
 )
+flags.DEFINE_float(
+    "class_imbalance",
+    1.0,
+    "Examples of the first class over those of the last, by leaving some out; those "
+    "between fall by equal factors. 1: all are used.",
+)
 flags.DEFINE_integer(
     "min_samples",
     10,

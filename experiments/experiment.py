@@ -9,14 +9,15 @@ from permfl_jax import (
     algorithms,
     assemble,
     data,
-    evaluate,
     federation,
     hosts,
     hparams,
     models,
     placement,
+    scores,
     task,
 )
+from permfl_jax.data import long_tail
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.partitions.ownership import Ownership
@@ -194,7 +195,7 @@ def _majority(devices, num_classes):
         federation.class_counts(samples, num_classes)
         for samples in (devices.train, devices.test)
     ]
-    return evaluate.majority_accuracy(*counts)
+    return scores.majority_accuracy(*counts)
 
 
 def _load(config):
@@ -207,7 +208,8 @@ def _load(config):
         data_dir=config.data_dir,
         manual_dir=config.manual_dir,
     )
-    return data.load(config.dataset, options)
+    examples = data.load(config.dataset, options)
+    return long_tail.thin(examples, config.class_imbalance, config.seed)
 
 
 def _task(config, examples):

@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Data": (
         *("dataset", "data_dir", "manual_dir", "validation_fraction", "test_fraction"),
         *("synthetic_alpha", "synthetic_beta", "text_features"),
+        "class_imbalance",
     ),
     "Devices and teams": (
         *("num_teams", "devices_per_team", "partition", "team_formation"),
@@ -34,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Many runs": (
         *("protocol", "methods", "column", "grid_lr", "tuning_rounds"),
         *("tuning_seeds", "grid", "seeds", "compare"),
+        *("problem", "sweep", "study", "quick"),
     ),
     "Benchmark": ("workloads", "peer", "peers", "pairs", "scale_devices"),
     "Run": (

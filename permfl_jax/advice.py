@@ -6,7 +6,7 @@ over-relaxation, stable as long as β·L_F < 2.
 
 from typing import Any
 
-from permfl_jax import theory
+from permfl_jax import bounds, theory
 from permfl_jax.measure import Measured
 from permfl_jax.schedule import Schedule
 
@@ -39,32 +39,21 @@ def three_tier(
     pull = getattr(hparams, "device_pull", None)
     pull = numbers["device_prox"] if pull is None else pull
     curvature = theory.Curvature(l2, max(measured.smoothness, l2))
-    for name, letter, seen in _levels(curvature.high, numbers, pull, schedule):
-        if numbers[name] * seen >= 2:
-            return [_unstable(name, letter, numbers[name], seen, curvature.high)]
+    settings = theory.Settings(
+        **numbers, team_steps=schedule.team_steps, device_steps=schedule.device_steps
+    )
+    wild = bounds.unstable_level(curvature.high, settings, pull)
+    if wild is not None:
+        return [_unstable(wild, curvature.high)]
     return [
-        *_too_few_steps(curvature, numbers, pull, schedule, num_rounds),
-        *_held_by_server(curvature.high, numbers, pull, schedule),
+        *_too_few_steps(curvature, settings, pull, num_rounds),
+        *_held_by_server(curvature.high, settings, pull),
         *_too_little_pull(pull, measured),
     ]
 
 
-def _levels(high, numbers, pull, schedule):
-    """Step size of each level and the largest curvature it sees, lowest level first.
-
-    That is the curvature of the loops below as they are run: with short loops below,
-    the limit of the server is higher than 2/L_F. Above a level that diverges the next
-    ones mean nothing, so they are not computed until asked for.
-    """
-    yield "device_lr", "α", high + pull
-    share = theory.device_share(high, numbers["device_lr"], pull, schedule.device_steps)
-    lifted, prox = numbers["device_prox"] * share, numbers["team_prox"]
-    yield "team_lr", "η", prox + lifted
-    share = theory.team_share(lifted, numbers["team_lr"], prox, schedule.team_steps)
-    yield "server_lr", "β", prox * share
-
-
-def _unstable(name, letter, step, seen, high):
+def _unstable(level, high):
+    name, letter, step, seen = level
     return (
         f"{name} ({letter} = {step:g}) will diverge where curvature is largest: its "
         f"limit is 2/{seen:.3g} = {2 / seen:.3g} at the measured smoothness "
@@ -72,28 +61,28 @@ def _unstable(name, letter, step, seen, high):
     )
 
 
-def _too_few_steps(curvature, numbers, pull, schedule, num_rounds):
+def _too_few_steps(curvature, settings, pull, num_rounds):
     """K, L for which inner errors do not fall below the O(1/T) of the outer loop."""
     # A pull of the devices alone is a re-tuning of the other numbers.
-    scale = numbers["device_prox"] / pull if pull and numbers["device_prox"] else 1
-    rates = theory.contractions(
-        curvature,
-        device_lr=numbers["device_lr"],
-        team_lr=numbers["team_lr"] * scale,
-        server_lr=numbers["server_lr"] * scale,
+    scale = settings.device_prox / pull if pull and settings.device_prox else 1
+    tuned = settings._replace(
+        team_lr=settings.team_lr * scale,
+        server_lr=settings.server_lr * scale,
         device_prox=pull,
-        team_prox=numbers["team_prox"] / scale,
+        team_prox=settings.team_prox / scale,
     )
+    rates = bounds.contractions(curvature, tuned)
+    enough = bounds.loops_below(1 / max(num_rounds, 2), rates)
     loops = [
-        ("--device_steps", "L", schedule.device_steps, rates.device, "device_prox"),
-        ("--team_steps", "K", schedule.team_steps, rates.team, "team_prox"),
+        ("device_steps", "L", rates.device, "device_prox"),
+        ("team_steps", "K", rates.team, "team_prox"),
     ]
     warnings = []
-    for flag, letter, steps, rate, prox in loops:
-        need = theory.steps_to(1 / max(num_rounds, 2), rate)
+    for name, letter, rate, prox in loops:
+        steps, need = getattr(settings, name), getattr(enough, name)
         if need is not None and need > steps:
             warnings.append(
-                f"{flag} ({letter} = {steps}) is small for T = {num_rounds}: it may "
+                f"--{name} ({letter} = {steps}) is small for T = {num_rounds}: it may "
                 f"leave {rate**steps:.0%} of the inner error in flat directions, so "
                 f"the limit is biased; {need} steps or more, or a larger {prox}, would "
                 f"bring that below 1/T."
@@ -101,18 +90,18 @@ def _too_few_steps(curvature, numbers, pull, schedule, num_rounds):
     return warnings
 
 
-def _held_by_server(high, numbers, pull, schedule):
+def _held_by_server(high, settings, pull):
     """γ too large relative to λ: teams, and so the global model, hardly move."""
-    share = theory.device_share(high, numbers["device_lr"], pull, schedule.device_steps)
-    lifted = numbers["device_prox"] * share
-    if not lifted or not numbers["team_prox"]:
+    share = theory.device_share(high, settings.device_lr, pull, settings.device_steps)
+    lifted = settings.device_prox * share
+    if not lifted or not settings.team_prox:
         return []
-    reach = lifted / (lifted + numbers["team_prox"])
+    reach = lifted / (lifted + settings.team_prox)
     if reach >= _TEAM_HELD:
         return []
     return [
-        f"team_prox (γ = {numbers['team_prox']:g}) is large beside device_prox "
-        f"(λ = {numbers['device_prox']:g}): a team can go only {reach:.1%} of the way "
+        f"team_prox (γ = {settings.team_prox:g}) is large beside device_prox "
+        f"(λ = {settings.device_prox:g}): a team can go only {reach:.1%} of the way "
         "from the global model to its devices' optimum, which slows the global model; "
         "raise device_prox or --device_steps, or lower team_prox."
     ]

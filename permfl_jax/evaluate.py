@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 
 from permfl_jax import batches, placement, tree
 from permfl_jax.cohort import Cohort
+from permfl_jax.scores import Scores, means
 from permfl_jax.types import Algorithm, Federation, State
 
 _BLOCK = 64  # samples of one device scored together, at most
@@ -28,18 +29,6 @@ LABELS = {
 SPLITS = ("train", "validation", "test")
 
 
-class Scores(NamedTuple):
-    """Sums over each device's own samples.
-
-    Attributes:
-      count: `[D]` samples.
-      total: name of a score, such as `accuracy` or `loss`, to its sum, `[D]`.
-    """
-
-    count: np.ndarray
-    total: dict[str, np.ndarray]
-
-
 class Evaluator:
     """Scores models on a federation; compiled once per tier and split.
 
@@ -51,7 +40,7 @@ class Evaluator:
         """Looks at how many samples there are.
 
         Args:
-          metrics_fn: `(params, batch) -> {name: [B]}`.
+          metrics_fn: `(params, batch) -> {name: [B]}`, or `[B, C]` by class.
           federation: the data.
         """
         self._federation = federation
@@ -152,14 +141,13 @@ class Evaluator:
 
         Returns:
           `LABEL/NAME` on test and `LABEL/SPLIT/NAME` on train and validation, where
-          NAME is a score, `device_mean_SCORE`, or `worst_decile_accuracy`.
+          NAME is as of `scores.means`.
         """
         row: dict[str, float] = {}
         for label, (tier, model) in models.items():
             for split, scores in self.scores(tier, model, splits).items():
                 prefix = label if split == "test" else f"{label}/{split}"
-                means = pooled(scores) | spread(scores)
-                row |= {f"{prefix}/{name}": value for name, value in means.items()}
+                row |= {f"{prefix}/{k}": value for k, value in means(scores).items()}
         return row
 
 
@@ -189,38 +177,6 @@ def models_of(
 
         models["PM_adapted"] = ("adapted", adapt)
     return models
-
-
-def pooled(scores: Scores) -> dict[str, float]:
-    """Means over all samples of all devices."""
-    return {k: float(v.sum() / scores.count.sum()) for k, v in scores.total.items()}
-
-
-def spread(scores: Scores) -> dict[str, float]:
-    """Over devices that have samples: means, and the 10th percentile of accuracy."""
-    has = scores.count > 0
-    per_device = {k: v[has] / scores.count[has] for k, v in scores.total.items()}
-    result = {f"device_mean_{k}": float(v.mean()) for k, v in per_device.items()}
-    if "accuracy" in per_device:
-        worst = np.percentile(per_device["accuracy"], 10)
-        result["worst_decile_accuracy"] = float(worst)
-    return result
-
-
-def majority_accuracy(train_counts: np.ndarray, test_counts: np.ndarray) -> float:
-    """Pooled test accuracy of guessing each device's commonest training label.
-
-    Args:
-      train_counts: `[D, C]` training samples per class.
-      test_counts: `[D, C]` test samples per class.
-
-    Examples:
-      >>> majority_accuracy(np.array([[9, 1], [2, 8]]), np.array([[3, 1], [2, 2]]))
-      0.625
-    """
-    guess = train_counts.argmax(axis=1)
-    hits = np.take_along_axis(test_counts, guess[:, None], axis=1)
-    return float(hits.sum() / test_counts.sum())
 
 
 _adapt = jax.jit(
@@ -255,6 +211,12 @@ def _blocks(
     return device.reshape(-1), start.reshape(-1)
 
 
+def _sum(values, real):
+    """Over the samples that are real; what has a class axis keeps it."""
+    mask = real.reshape(real.shape + (1,) * (values.ndim - 1))
+    return jnp.where(mask, values, 0).sum(axis=0)
+
+
 # At module level, so that another evaluator of the same task does not compile again.
 @functools.partial(
     jax.jit, static_argnames=("metrics_fn", "tier", "where", "block", "at_once")
@@ -277,7 +239,7 @@ def _score(
             last = jnp.maximum(count[owner] - 1, 0)
             batch = batches.fetch(pool, begin[owner], jnp.minimum(place, last))
             values = metrics_fn(params, batch)
-            return {k: jnp.where(real, v, 0).sum() for k, v in values.items()}
+            return {k: _sum(v, real) for k, v in values.items()}
 
         size = None if at_once == 1 else at_once
         sums = jax.lax.map(one, (device, start), batch_size=size)

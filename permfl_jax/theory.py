@@ -26,6 +26,28 @@ class Curvature(NamedTuple):
     high: float
 
 
+class Settings(NamedTuple):
+    """Every number of PerMFL, by the names of the hyper-parameters and flags.
+
+    Attributes:
+      device_lr: α.
+      team_lr: η.
+      server_lr: β.
+      device_prox: λ.
+      team_prox: γ.
+      team_steps: K.
+      device_steps: L.
+    """
+
+    device_lr: float
+    team_lr: float
+    server_lr: float
+    device_prox: float
+    team_prox: float
+    team_steps: int
+    device_steps: int
+
+
 def series(curvature: float, *pulls: float) -> float:
     """`(1/curvature + Σ 1/pull)^-1`, curvature of the envelope; 0 if any is 0.
 
@@ -192,3 +214,47 @@ def steps_to(shrink: float, factor: float) -> int | None:
     if factor >= 1:
         return None
     return 1 if factor <= 0 else max(1, math.ceil(math.log(shrink) / math.log(factor)))
+
+
+class Pulls(NamedTuple):
+    """The two pulls.
+
+    Attributes:
+      device_prox: λ.
+      team_prox: γ.
+    """
+
+    device_prox: float
+    team_prox: float
+
+
+def best_pulls(
+    curvature: float,
+    *,
+    noise: float,
+    device_spread: float,
+    team_spread: float,
+    devices_per_team: float,
+) -> Pulls:
+    """λ* = hτ²/σ_d² and γ* = hτ²/(Nσ_t²), with which θ* is the best linear guess.
+
+    Infinite where there is no spread to allow for.
+
+    Args:
+      curvature: h.
+      noise: τ, of a device's own optimum about its true one.
+      device_spread: σ_d, of devices about their team.
+      team_spread: σ_t, of teams.
+      devices_per_team: N.
+
+    Examples:
+      >>> spreads = dict(device_spread=1.0, team_spread=2.0, devices_per_team=10)
+      >>> best_pulls(1.0, noise=1.0, **spreads)
+      Pulls(device_prox=1.0, team_prox=0.025)
+    """
+    told = curvature * noise**2
+
+    def pull(variance):
+        return told / variance if variance > 0 else math.inf
+
+    return Pulls(pull(device_spread**2), pull(devices_per_team * team_spread**2))

@@ -53,6 +53,12 @@ def three_tier(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic
     return Traffic(devices, devices, teams, teams)
 
 
+def three_tier_read(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """As `three_tier`, and once a round a gradient from each device to its team."""
+    sent = three_tier(hparams, schedule, sampler)
+    return sent._replace(device_up=sent.device_up + sampler.places)
+
+
 def by_coins(hparams: Any, schedule: Schedule, sampler: Sampler) -> Traffic:
     """In the mean: up and down in each of K·L iterations where coins say so (AL2GD).
 

@@ -18,15 +18,17 @@ PACKAGE = ROOT / "permfl_jax"
 # them may import each other.
 FLOORS = [
     {"errors", "plain_files", "types"},
-    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches", "theory"},
+    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
+    | {"theory", "bounds", "random_effects"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},
-    {"aggregation", "flat"},
+    {"aggregation", "flat", "spreads", "pulls"},
     {"models"},
-    {"data", "partitions", "teams", "measure"},
+    {"data", "partitions", "teams", "measure", "quadratics", "closed_forms"},
     {"assemble", "advice"},
     {"algorithms"},
+    {"scores"},
     {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"}
     | {"leaves"},
     {"results", "checked", "row_file"},

@@ -7,7 +7,7 @@ import oracles
 import pytest
 from federations import gains, mclr_loss, mclr_params
 
-from permfl_jax import evaluate, runner
+from permfl_jax import evaluate, runner, scores, task
 from permfl_jax.algorithms.permfl import permfl
 from permfl_jax.cohort import Cohort
 from permfl_jax.federation import from_arrays, team_sizes
@@ -172,7 +172,7 @@ def test_majority_accuracy_equals_brute_force():
             np.stack([np.bincount(part, minlength=4) for part in side])
             for side in zip(*labels, strict=True)
         ]
-        assert evaluate.majority_accuracy(*counts) == pytest.approx(hits / total)
+        assert scores.majority_accuracy(*counts) == pytest.approx(hits / total)
 
 
 NUMBERS = {"alpha": 0.1, "lam": 0.7, "a": 0.2, "b": 0.3, "g": 0.8}
@@ -225,3 +225,39 @@ def test_adapted_models_are_device_steps_from_the_team_model(options):
         np.testing.assert_allclose(adapted["bias"][d], theta[1], rtol=1e-10)
     # Devices that sat out were left where they were, so PM is another model.
     assert not np.allclose(adapted["weight"], state.device["weight"])
+
+
+def f1(labels, guesses):
+    """Macro-F1 by its definition, class after class."""
+    found = []
+    for c in sorted(set(labels)):
+        both = sum(a == b == c for a, b in zip(labels, guesses, strict=True))
+        precision = both / guesses.count(c) if c in guesses else 0.0
+        recall = both / labels.count(c)
+        total = precision + recall
+        found.append(2 * precision * recall / total if total else 0.0)
+    return sum(found) / len(found)
+
+
+def test_scores_by_class_add_macro_f1_and_change_nothing_else(ragged):
+    federation, data, models = ragged
+
+    def logits(params, x):
+        return x @ params["weight"].T + params["bias"][None]
+
+    plain = task.Task(None, None, metrics_fn, logits)
+    before = evaluate.Evaluator(metrics_fn, federation).rows(models)
+    counted = scores.by_class(plain).metrics
+    after = evaluate.Evaluator(counted, federation).rows(models)
+    assert {k: v for k, v in after.items() if not k.endswith("macro_f1")} == before
+    guesses = []
+    for device, part in enumerate(data["test"]):
+        own = jax.tree.map(lambda leaf, d=device: leaf[d], models["PM"][1])
+        guesses += np.argmax(logits(own, part["x"]), axis=1).tolist()
+    labels = np.concatenate([part["y"] for part in data["test"]]).tolist()
+    assert after["PM/macro_f1"] == pytest.approx(f1(labels, guesses), rel=1e-5)
+    assert set(after) - set(before) == {
+        f"{label}/{split}macro_f1"
+        for label in models
+        for split in ("", "train/", "validation/")
+    }

@@ -221,3 +221,57 @@ def test_steps_to_at_the_edges():
     assert theory.steps_to(0.1, 0.0) == 1
     assert theory.steps_to(1.0, 0.5) == 1
     assert theory.steps_to(0.01, math.sqrt(0.1)) == 4
+
+
+def posterior_error(lam, gamma, tau, device_spread, team_spread, devices):
+    """Mean square of θ* - c for one curvature h = 1: exact, by linear algebra.
+
+    θ* is linear in the devices' own optima; those are Gaussian about the truth.
+    """
+    teams = 6
+    count = teams * devices
+    team = np.repeat(np.arange(teams), devices)
+    f = oracles.Quadratics(
+        np.ones((count, 1, 1)),
+        np.zeros((count, 1)),
+        team,
+        np.full(count, 1 / devices),
+        np.full(teams, 1 / teams),
+    )
+    gain = np.zeros((count, count))
+    for j in range(count):
+        f.linear[:] = 0
+        f.linear[j] = 1
+        gain[:, j] = oracles.optimum(f, lam, gamma)[2][:, 0]
+    truth = team_spread**2 * (team[:, None] == team) + device_spread**2 * np.eye(count)
+    miss = gain - np.eye(count)
+    return np.trace(miss @ truth @ miss.T + tau**2 * gain @ gain.T) / count
+
+
+@pytest.mark.parametrize("spreads", [(1.0, 2.0), (0.5, 2.0), (1.0, 0.5)])
+def test_best_pulls_have_the_least_risk(spreads):
+    """SPEC A.6."""
+    device_spread, team_spread = spreads
+    tau, devices = 1.0, 5
+    best = theory.best_pulls(
+        1.0,
+        noise=tau,
+        device_spread=device_spread,
+        team_spread=team_spread,
+        devices_per_team=devices,
+    )
+
+    def risk(lam, gamma):
+        return posterior_error(lam, gamma, tau, device_spread, team_spread, devices)
+
+    least = risk(*best)
+    for scale in (0.8, 1.25):
+        assert risk(best.device_prox * scale, best.team_prox) > least
+        assert risk(best.device_prox, best.team_prox * scale) > least
+
+
+def test_best_pulls_without_spread_tie_all_together():
+    found = theory.best_pulls(
+        1.0, noise=1.0, device_spread=0.0, team_spread=0.0, devices_per_team=3
+    )
+    assert found == (math.inf, math.inf)

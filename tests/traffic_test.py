@@ -67,5 +67,11 @@ def test_what_each_method_sends(name, device, team):
     assert sent == (device, device, team, team)
 
 
+def test_a_reading_is_a_gradient_more_from_each_device():
+    entry = ALGORITHMS["permfl_auto"]
+    sent = entry.traffic(entry.hparams(), SCHEDULE, Sampler(SIZES))
+    assert sent == (27 + 9, 27, 3, 3)
+
+
 def test_several_models_at_once():
     assert traffic.Traffic(1, 2, 3, 4).times(2) == (2, 4, 6, 8)

@@ -68,7 +68,7 @@ def columns(values: flags.FlagValues, protocol: str) -> list[Column]:
     texts = values.column
     if not texts:
         name = f"{values.dataset}_{values.model}"
-        return [_column(name, values, [], protocol)]
+        return [column(name, values, [], protocol)]
     found: list[Column] = []
     for text in texts:
         name, colon, given = text.partition(":")
@@ -81,14 +81,27 @@ def columns(values: flags.FlagValues, protocol: str) -> list[Column]:
         if name in [column.name for column in found]:
             raise InputError(f"--column={name} is given twice.")
         try:
-            found.append(_column(name, values, shlex.split(given), protocol))
+            found.append(column(name, values, shlex.split(given), protocol))
         except (InputError, flags.Error, ValueError) as error:
             sentence = str(error).splitlines()[0]
             raise InputError(f"--column={name}: {sentence.rstrip('.')}.") from error
     return found
 
 
-def _column(name, values, given, protocol):
+def column(
+    name: str, values: flags.FlagValues, given: list[str], protocol: str
+) -> Column:
+    """One column, checked.
+
+    Args:
+      name: of its folder.
+      values: the common flags, parsed.
+      given: its own flags, which replace those.
+      protocol: `fair` or `paper`.
+
+    Raises:
+      InputError: a mistake in either.
+    """
     own = _overridden(values, given)
     settings = config.from_flags(own)
     _check(own, settings)

@@ -110,6 +110,7 @@ def _pfedbayes(lr: float) -> Iterator[Setting]:
 
 GRIDS: dict[str, Callable[[float], Iterator[Setting]]] = {
     "permfl": _permfl,
+    "permfl_auto": _ladder,
     "fedavg": _ladder,
     "perfedavg": _perfedavg,
     "pfedme": _pfedme,

@@ -16,6 +16,7 @@ from permfl_jax.algorithms import (
     local,
     perfedavg,
     permfl,
+    permfl_auto,
     pfedbayes,
     pfedme,
     pooled,
@@ -61,6 +62,9 @@ def _all_clusters(hparams, schedule, sampler):
 ALGORITHMS: dict[str, Method] = {
     "permfl": Method(
         permfl.permfl, permfl.HParams, traffic.three_tier, advise=advice.three_tier
+    ),
+    "permfl_auto": Method(
+        permfl_auto.permfl_auto, permfl_auto.HParams, traffic.three_tier_read
     ),
     "fedavg": Method(fedavg.fedavg, fedavg.HParams, traffic.two_tier),
     "perfedavg": Method(

@@ -110,20 +110,27 @@ def permfl(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       >>> [f'{x:.2f}' for x in (state.server, *state.team, *state.device)]
       ['2.00', '1.67', '2.33', '1.33', '2.67']
     """
-    method = _PerMFL(loss_fn, schedule, sampler)
+    method = PerMFL(loss_fn, schedule, sampler)
     up_to_date = sampler.full and schedule.keep_personal
     personalize = None if up_to_date else method.personalize
     return Algorithm(method.init, method.round, personalize)
 
 
-class _PerMFL(NamedTuple):
-    """The constants of one PerMFL; `Algorithm` holds its methods."""
+class PerMFL(NamedTuple):
+    """The constants of one PerMFL; `Algorithm` holds its methods.
+
+    Attributes:
+      loss_fn: `(params, batch) -> losses [B]`.
+      schedule: see `permfl`.
+      sampler: see `permfl`.
+    """
 
     loss_fn: LossFn
     schedule: Schedule
     sampler: Sampler
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
+        """Everybody at `params`."""
         return State(
             round=jnp.int32(0),
             cursor=jnp.zeros(num_devices, jnp.int32),
@@ -138,28 +145,10 @@ class _PerMFL(NamedTuple):
     def round(
         self, key: jax.Array, gains: Gains, state: State, federation: Federation
     ) -> tuple[State, Metrics]:
-        draw_key = keys.participation_key(key, state.round)
-        teams = self.sampler.draw_teams(draw_key)
-
-        def team_round(carry, k):
-            team, device, cursor = carry
-            cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
-            before = cohort.take(cursor)
-            theta, theta_mean, loss = self.exchange(
-                self.steps(key, gains, federation), cohort, before, Shared(team)
-            )
-            team = jax.vmap(team_step, in_axes=(0, None, 0, None, None))(
-                team, state.server, theta_mean, gains.to_devices, gains.to_server
-            )
-            after = before + self.schedule.device_steps
-            device, cursor = cohort.put((device, cursor), (theta, after))
-            return (team, device, cursor), cohort.mean(loss)
-
-        team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
-        (team, device, cursor), losses = jax.lax.scan(
-            team_round,
-            (team, state.device, state.cursor),
-            jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
+        """One global round."""
+        teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
+        team, device, cursor, losses = self.below(
+            key, gains, state, federation, teams, None
         )
         all_team = tree.put(state.team, teams, team)
         team_mean, seen = aggregation.server_mean(
@@ -176,7 +165,38 @@ class _PerMFL(NamedTuple):
         )
         return state, {"device/loss": losses.mean()}
 
-    def steps(self, key, gains, federation):
+    def below(self, key, gains, state, federation, teams, rows):
+        """K team rounds from x: w `[m, ...]`, θ and cursors `[D]`, losses.
+
+        `rows` is 0 where each of the m teams has a, b and each of the D devices a λ of
+        its own, else `None`.
+        """
+        draw_key = keys.participation_key(key, state.round)
+
+        def team_round(carry, k):
+            team, device, cursor = carry
+            cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
+            before = cohort.take(cursor)
+            prox = gains.device_prox if rows is None else cohort.take(gains.device_prox)
+            steps = self.steps(key, gains._replace(device_prox=prox), federation)
+            theta, theta_mean, loss = self.exchange(steps, cohort, before, Shared(team))
+            team = jax.vmap(team_step, in_axes=(0, None, 0, rows, rows))(
+                team, state.server, theta_mean, gains.to_devices, gains.to_server
+            )
+            after = before + self.schedule.device_steps
+            device, cursor = cohort.put((device, cursor), (theta, after))
+            return (team, device, cursor), cohort.mean(loss)
+
+        team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
+        (team, device, cursor), losses = jax.lax.scan(
+            team_round,
+            (team, state.device, state.cursor),
+            jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
+        )
+        return team, device, cursor, losses
+
+    def steps(self, key: jax.Array, gains: Gains, federation: Federation) -> Steps:
+        """The L steps of an exchange."""
         return Steps(
             self.loss_fn,
             self.schedule,

@@ -21,7 +21,7 @@ WITH_EXAMPLE = {
     "permfl_jax.traffic": ("three_tier",),
     "permfl_jax.task": ("classification",),
     "permfl_jax.assemble": ("build",),
-    "permfl_jax.evaluate": ("majority_accuracy",),
+    "permfl_jax.scores": ("majority_accuracy",),
     "permfl_jax.algorithms.permfl": ("permfl", "team_step"),
 }
 

@@ -1,0 +1,194 @@
+"""What a study shows: a picture, and tables in Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import report_svg
+from ..intervals import Interval
+from . import points
+from .points import Point
+from .study import Curve, Study
+
+
+def picture(
+    study: Study, found: Sequence[Point], curves: Sequence[Curve], title: str
+) -> bytes:
+    """A PNG: a panel for each exact one, then PM, TM and GM of each measured one.
+
+    Args:
+      study: what was asked.
+      found: points, with what was measured.
+      curves: exact lines.
+      title: above it.
+    """
+    exact = list(dict.fromkeys(curve.panel for curve in curves))
+    measured = list(dict.fromkeys(point.arm.panel for point in found))
+    across = len(points.LABELS)
+    rows = -(-len(exact) // across) + len(measured)
+
+    def draw(figure):
+        axes = figure.subplots(rows, across, squeeze=False)
+        for panel, axis in zip(exact, axes.flat, strict=False):
+            _exact_panel(axis, study, panel, [c for c in curves if c.panel == panel])
+        first = -(-len(exact) // across)
+        for axis in axes.flat[len(exact) : first * across]:
+            axis.set_visible(False)
+        for panel, row in zip(measured, axes[first:], strict=True):
+            own = [point for point in found if point.arm.panel == panel]
+            for label, axis in zip(points.LABELS, row, strict=True):
+                _panel(axis, study, panel, label, own)
+        figure.suptitle(title, fontsize=10)
+
+    size = (4.2 * across, 3.2 * rows)
+    return report_svg.drawing("study", title, draw, size).png
+
+
+def _exact_panel(axis, study, panel, curves):
+    for number, curve in enumerate(curves):
+        axis.plot(
+            _places(curve.at, curve.at),
+            curve.values,
+            color=report_svg.colour(number),
+            marker=report_svg.MARKS[number % len(report_svg.MARKS)],
+            markersize=3.5,
+            label=curve.line,
+        )
+    _finish(axis, study, panel, curves[0].at)
+    axis.set_title(f"exact: {panel}", fontsize=9)
+
+
+def _panel(axis, study, panel, label, found):
+    order = list(dict.fromkeys(point.arm.at for point in found))
+    for number, line in enumerate(dict.fromkeys(point.arm.line for point in found)):
+        own = [point for point in found if point.arm.line == line]
+        there = [(p.arm.at, m) for p in own if (m := points.mean(p, label))]
+        if there:
+            axis.errorbar(
+                _places([at for at, _ in there], order),
+                [100 * mean.mean for _, mean in there],
+                yerr=[100 * (mean.half or 0) for _, mean in there],
+                color=report_svg.colour(number),
+                marker=report_svg.MARKS[number % len(report_svg.MARKS)],
+                markersize=4,
+                capsize=2,
+                label=line,
+            )
+    _finish(axis, study, panel, order)
+    axis.set_ylabel(f"{label}, test accuracy, %")
+    axis.set_title(panel, fontsize=9)
+
+
+def _places(at, order):
+    """Numbers as they are; names by their order."""
+    return [x if isinstance(x, int | float) else order.index(x) for x in at]
+
+
+def _finish(axis, study, panel, order):
+    from matplotlib import ticker
+
+    axis.set_xlabel(study.axes[panel][0])
+    axis.set_ylabel(study.axes[panel][1])
+    if isinstance(order[0], str):
+        axis.set_xticks(range(len(order)), order, rotation=30, ha="right")
+    elif min(order) > 0 and max(order) >= 4 * min(order):
+        axis.set_xscale("log")
+        axis.set_xticks(order, [f"{x:g}" for x in order])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7)
+
+
+def table(study: Study, found: Sequence[Point], curves: Sequence[Curve]) -> str:
+    """Markdown: exact curves, then a table for each panel.
+
+    Args:
+      study: what was asked.
+      found: points, with what was measured.
+      curves: exact lines.
+    """
+    parts = [_exact_table(study, panel, curves) for panel in _panels(curves)]
+    measured = dict.fromkeys(point.arm.panel for point in found)
+    parts += [
+        _panel_table(study, panel, [p for p in found if p.arm.panel == panel])
+        for panel in measured
+    ]
+    return "\n\n".join(parts)
+
+
+def _panels(curves):
+    return dict.fromkeys(curve.panel for curve in curves)
+
+
+def _exact_table(study, panel, curves):
+    own = [curve for curve in curves if curve.panel == panel]
+    what, value = study.axes[panel]
+    rows = [
+        [_text(at), *(f"{curve.values[i]:.4g}" for curve in own)]
+        for i, at in enumerate(own[0].at)
+    ]
+    return f"**Exact: {panel}** ({value})\n\n" + _markdown(
+        [what, *(curve.line for curve in own)], rows
+    )
+
+
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "PM": ("PM", "accuracy"),
+    "TM": ("TM", "accuracy"),
+    "GM": ("GM", "accuracy"),
+    "PM, worst decile": ("PM", "worst_decile_accuracy"),
+    "PM, macro-F1": ("PM", "macro_f1"),
+    "GM, macro-F1": ("GM", "macro_f1"),
+}
+
+
+def _panel_table(study, panel, found):
+    base = {point.arm.at: point for point in reversed(found)}  # the first line's
+    head = [study.axes[panel][0], "", *_COLUMNS, "PM − first", "GM − first"]
+    head += ["GM at 95 %", "team-to-server MB", "device-to-team MB", "chosen for PM"]
+    rows = []
+    for point in found:
+        row = [_text(point.arm.at), point.arm.line]
+        row += [_percent(points.mean(point, *which)) for which in _COLUMNS.values()]
+        for label in ("PM", "GM"):
+            first = base[point.arm.at]
+            apart = None if first is point else points.difference(point, first, label)
+            row.append(_percent(apart, signed=True))
+        row.append(_number(point.arrived))
+        row += [_megabytes(point.bytes_, way) for way in ("team_up", "device_up")]
+        row.append(_setting(point))
+        rows.append(row)
+    return f"**{panel}** (test, %, ± 95 % interval over seeds)\n\n" + _markdown(
+        head, rows
+    )
+
+
+def _markdown(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(at: Any) -> str:
+    return at if isinstance(at, str) else f"{at:g}"
+
+
+def _percent(found: Interval | None, signed: bool = False) -> str:
+    if found is None:
+        return "–"
+    text = f"{100 * found.mean:{'+' if signed else ''}.2f}"
+    return text if found.half is None else f"{text} ± {100 * found.half:.2f}"
+
+
+def _number(found: Interval | None) -> str:
+    return "–" if found is None else f"{found.mean:.3g}"
+
+
+def _megabytes(sent: dict[str, float], way: str) -> str:
+    found = sent.get(f"bytes/{way}")
+    return "–" if found is None else f"{found / 1e6:.3g}"
+
+
+def _setting(point: Point) -> str:
+    chosen = point.chosen.get("PM") or point.chosen.get("GM") or {}
+    if len(point.arm.settings) == 1:
+        return ""
+    return ", ".join(f"{name}={value:.3g}" for name, value in chosen.items())

@@ -1,0 +1,88 @@
+"""How rarely may teams talk to the server?"""
+
+import numpy as np
+
+from permfl_jax import bounds, closed_forms, quadratics
+
+from . import study
+from .study import Curve, Study
+
+_LR = 0.05
+_BUDGET = 100  # team rounds in all, T·K
+
+
+def _loops(quick):
+    return (1, 5, 20) if quick else (1, 2, 5, 10, 20, 50)
+
+
+def _arms(quick):
+    arms = []
+    for loops in _loops(quick):
+        flags = f"--team_steps={loops} --num_rounds={_BUDGET // loops}"
+        flags += f" --eval_every={_BUDGET // loops}"
+        arms += _lines("T·K = 100", loops, flags)
+    for acting in (1, 4) if quick else (1, 2, 4):
+        arms += _lines("teams that act", acting, f"--teams_per_round={acting}")
+    for acting in (1, 10) if quick else (1, 2, 5, 10):
+        arms += _lines("devices that act", acting, f"--devices_per_round={acting}")
+    return arms
+
+
+def _lines(panel, at, flags):
+    lines: tuple[study.Line, ...] = (
+        ("PerMFL", "permfl", (study.permfl(_LR, 0.5, 0.1),)),
+        ("auto", "permfl_auto", ({"device_lr": _LR},)),
+        ("h-SGD", "hsgd", ({"device_lr": _LR},)),
+    )
+    return study.arms(panel, at, flags, lines)
+
+
+def _exact():
+    """Distance of x to its optimum after T rounds of K team rounds, T·K = 100."""
+    rng = np.random.default_rng(0)
+    curvature = quadratics.spectra(rng, 40, 10, 0.2, 3.0)
+    problem = quadratics.draw(rng, (10,) * 4, curvature, team_spread=2.0)
+    lines = {
+        "paper's values": study.paper(_LR),
+        "η = 1/(λ+γ), β = 1/γ": study.permfl(_LR, 0.5, 3.0),
+        "γ/λ = 0.1": study.permfl(_LR, 0.5, 0.1),
+    }
+    places = _loops(quick=False)
+    return [
+        Curve(
+            "distance after T·K = 100",
+            line,
+            places,
+            tuple(_left(problem, setting, loops) for loops in places),
+        )
+        for line, setting in lines.items()
+    ]
+
+
+def _left(problem, setting, loops):
+    settings = bounds.Settings(**setting, team_steps=loops, device_steps=10)
+    step = closed_forms.round_map(problem, settings)
+    exact = closed_forms.optimum(
+        problem, setting["device_prox"], setting["team_prox"]
+    ).server
+    x = np.zeros_like(exact)
+    for _ in range(_BUDGET // loops):
+        x = step(x)
+    return float(np.linalg.norm(x - exact) / np.linalg.norm(exact))
+
+
+STUDY = Study(
+    title="How rarely may teams talk to the server?",
+    flags="--dataset=mnist --partition=two_level_dirichlet --team_alpha=0.3 "
+    "--num_teams=4 --devices_per_team=10 --num_rounds=20 --team_steps=5 "
+    "--device_steps=10 --batch_size=32 --eval_every=20",
+    quick_flags="--dataset=digits --device_steps=5 --batch_size=16",
+    arms=_arms,
+    exact=_exact,
+    axes={
+        "distance after T·K = 100": ("team rounds K", "|x − x*| over |x*|"),
+        "T·K = 100": ("team rounds K", "accuracy"),
+        "teams that act": ("teams that act, of 4", "accuracy"),
+        "devices that act": ("devices that act, of 10 a team", "accuracy"),
+    },
+)

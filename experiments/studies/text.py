@@ -1,0 +1,54 @@
+"""Sentences: domains as teams, and who gains."""
+
+from ..contests import grids
+from . import study
+from .study import Study
+
+# Words are many and weak: steps are long. All methods are tuned over the same ones.
+_LR = 10.0
+_LADDER = tuple({"device_lr": lr} for lr in (3.0, 10.0, 30.0, 100.0))
+_DATA = {
+    "clinc_oos": "--dataset=clinc_oos --num_teams=10 --devices_per_team=4",
+    "banking77": "--dataset=banking77 --num_teams=7 --devices_per_team=4 "
+    "--partition=two_level_dirichlet --team_alpha=0.1",
+}
+
+
+def _arms(quick):
+    names = ["banking77"] if quick else list(_DATA)
+    return [arm for name in names for arm in _lines(name, quick)]
+
+
+def _lines(name, quick):
+    # Eight settings whose pulls go as the inverse of the step size.
+    grid = grids.grid("permfl", _LR)
+    lines: tuple[study.Line, ...] = (
+        ("PerMFL, paper's values", "permfl", (study.paper(_LADDER[0]["device_lr"]),)),
+        ("PerMFL", "permfl", grid[::2] if quick else grid),
+        ("PerMFL-auto", "permfl_auto", _LADDER),
+        ("h-SGD", "hsgd", _LADDER),
+        ("FedAvg", "fedavg", _LADDER),
+        ("alone", "local", _LADDER),
+        ("pooled", "pooled", _LADDER),
+    )
+    arms = []
+    for teams in ("consecutive", "random"):
+        flags = f"{_DATA[name]} --team_formation={teams}"
+        own = lines if teams == "consecutive" else lines[1:4]
+        where = {"consecutive": "true teams", "random": "random teams"}[teams]
+        arms += study.arms(where, name, flags, own)
+    return arms
+
+
+STUDY = Study(
+    title="Text: are domains good teams?",
+    flags="--num_rounds=20 --team_steps=4 --device_steps=5 --batch_size=16 "
+    "--text_features=512 --eval_every=20",
+    quick_flags="--num_rounds=10 --eval_every=10 --text_features=256",
+    arms=_arms,
+    exact=lambda: (),
+    axes={
+        "true teams": ("dataset", "accuracy"),
+        "random teams": ("dataset", "accuracy"),
+    },
+)

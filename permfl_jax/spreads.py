@@ -1,0 +1,237 @@
+"""How far devices and teams are apart, and how noisy that is: one look at x a round.
+
+Everybody who acts reads two gradients of one mini-batch at the same point x: the mean
+over its samples, g, and one with random signs before the samples. The first differs
+between devices because their optima differ AND because samples are few; the second
+knows only of the samples. So the second is what has to be subtracted from the spread of
+the first. docs/permfl_auto.md has the derivation.
+
+All spreads are those of gradients, h² times those of optima; only ratios are used.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from permfl_jax import keys, local, placement, tree, weighting
+from permfl_jax.cohort import Cohort
+from permfl_jax.gradient import takes_key
+from permfl_jax.local import Shared, Steps
+from permfl_jax.participation import Sampler
+from permfl_jax.rules import Step
+from permfl_jax.schedule import Schedule
+from permfl_jax.types import Federation, LossFn, Params
+
+
+class Spreads(NamedTuple):
+    """Squared gradients, summed over coordinates, each `[]`.
+
+    Attributes:
+      device: between the devices of a team, without the samples' noise; may come out
+        below 0.
+      team: of the teams' mean gradients at x, without that of devices and samples. At
+        a fitted x the spread between teams; before, also how far x is from them.
+      sample: between the samples of a device.
+      curved: gᵀHg, mean over devices.
+      energy: gᵀg, likewise; `curved / energy` is the curvature h.
+    """
+
+    device: jax.Array
+    team: jax.Array
+    sample: jax.Array
+    curved: jax.Array
+    energy: jax.Array
+
+
+class _Reading(NamedTuple):
+    """Of one device: g, and the squares of what it and its samples say."""
+
+    gradient: Params
+    energy: jax.Array
+    noise: jax.Array
+    curved: jax.Array
+
+
+def look(
+    loss_fn: LossFn,
+    schedule: Schedule,
+    sampler: Sampler,
+    key: jax.Array,
+    cohort: Cohort,
+    cursor: jax.Array,
+    teams: jax.Array | None,
+    server: Params,
+    federation: Federation,
+) -> Spreads:
+    """The spreads at x, from the mini-batch that each device is about to use.
+
+    Costs two gradients and a product with a Hessian, about four gradients of K·L. The
+    devices of a team send it a gradient; a team sends the server five numbers.
+
+    Args:
+      loss_fn: `(params, batch) -> losses [B]`.
+      schedule: batches and weights.
+      sampler: how many teams there are.
+      key: of the run.
+      cohort: who acts.
+      cursor: `[A]` int32, number of the mini-batch; it is not used up.
+      teams: `[m]`, those that act, or `None` for all.
+      server: x.
+      federation: the data.
+    """
+    steps = Steps(
+        signed(loss_fn),
+        schedule,
+        keys.batch_key(key),
+        jnp.float32(0),
+        federation,
+        rule=_read,
+        count=1,
+        begin=_blank,
+        end=_split,
+    )
+    weight = cohort.weights(weighting.device_weights(schedule, federation))
+    acting = sampler.acting_teams
+    at_x = Shared(tree.stack(server, acting))
+    mean, reading, _ = local.train_mean(
+        steps, cohort, cursor, at_x, None, weight, acting
+    )
+    size = jax.vmap(square)(mean)
+    count = cohort.take(federation.train.count)
+    seen = _samples_seen(schedule, federation.train.max_count, cursor, count)
+    sums = _team_sums(
+        cohort, acting, reading, weight.astype(size.dtype), seen.astype(size.dtype)
+    )
+    every_team = weighting.team_weights(schedule, federation, sampler.num_teams)
+    every_team = (every_team / every_team.sum()).astype(size.dtype)
+    return _spreads(sums, size, every_team, teams)
+
+
+class _Sums(NamedTuple):
+    """Means over the devices of each team, `[m]`; p are the weights of a mean."""
+
+    energy: jax.Array
+    own: jax.Array  # p
+    noise: jax.Array  # 1 / r
+    own_noise: jax.Array  # p / r
+    sample: jax.Array  # r u²
+    freedom: jax.Array  # 1 - 1 / r
+    curved: jax.Array
+
+
+def _team_sums(cohort, acting, reading, weight, seen):
+    """On several chips nothing but these sums is sent."""
+    here = cohort.teams_on_chip(acting)
+
+    def on_chip(reading, weight, seen, slot):
+        own = cohort.own_slot(slot, here)
+        share = tree.segment_share(weight, own, here, cohort.sum_over_chips)
+        rows = _Sums(
+            reading.energy,
+            share,
+            1 / seen,
+            share / seen,
+            seen * reading.noise,
+            1 - 1 / seen,
+            reading.curved,
+        )
+        return cohort.sum_over_chips(tree.segment_sum(rows, share, own, here))
+
+    specs = (placement.BY_DEVICE,) * 4
+    return placement.per_chip(cohort.placement, on_chip, specs, cohort.team_spec)(
+        reading, weight, seen, cohort.slot
+    )
+
+
+def _spreads(sums, size, every_team, teams):
+    """Moments: every square is what it says plus the noise that it must contain."""
+    team_share = tree.take(every_team, teams)
+    team_share /= team_share.sum()
+    sample = ratio(sums.sample.sum(), sums.freedom.sum())
+    # Weighted squares around the team's mean: Σp(1-p) times one device's.
+    within = (sums.energy - size - sample * (sums.noise - sums.own_noise)).sum()
+    device = ratio(within, (1 - sums.own).sum())
+    # Of a team's mean: Σp² times one device's.
+    mean_of_own = jnp.maximum(device, 0) * sums.own + sample * sums.own_noise
+    # x is fitted to these very teams.
+    fitted = 1 - (every_team**2).sum()
+    team = ratio((team_share * size).sum(), fitted) - (team_share * mean_of_own).sum()
+    return Spreads(
+        device,
+        team,
+        sample,
+        (team_share * sums.curved).sum(),
+        (team_share * sums.energy).sum(),
+    )
+
+
+def _samples_seen(schedule, longest, cursor, count):
+    """`[A]`, the real samples of a mini-batch; see `batches`."""
+    if schedule.batch_size is None:
+        return count
+    size = min(schedule.batch_size, longest)
+    place = cursor % ((count + size - 1) // size)
+    return jnp.minimum(size, count - place * size)
+
+
+def signed(loss_fn: LossFn) -> LossFn:
+    """The loss at `(params, twin, tilt)`: its gradients are of three kinds.
+
+    By `params` it is the ordinary one; by `twin`, each sample's has a random sign; by
+    `tilt` it is the mean sign.
+    """
+    random = takes_key(loss_fn)
+
+    def loss(triple: tuple[Params, Params, jax.Array], batch: Any, key: jax.Array):
+        params, twin, tilt = triple
+        sign_key, own_key = jax.random.split(key)
+        more = (own_key,) if random else ()
+        straight = loss_fn(params, batch, *more)
+        sign = jax.random.rademacher(sign_key, straight.shape, straight.dtype)
+        return straight + sign * (loss_fn(twin, batch, *more) + tilt)
+
+    return loss
+
+
+def _read(step: Step, start: _Reading) -> tuple[_Reading, jax.Array]:
+    """One device's reading at the model in `start.gradient`."""
+    x = start.gradient
+    tilt = jnp.zeros((), start.energy.dtype)
+    loss, (gradient, twin, mean_sign) = step.gradient((x, x, tilt))
+    # Around the mean of the samples; the signs of few samples do not cancel.
+    noise = jax.tree.map(lambda u, g: u - mean_sign.astype(g.dtype) * g, twin, gradient)
+
+    def at(params):
+        return step.gradient((params, x, tilt))[1][0]
+
+    _, curved = jax.jvp(at, (x,), (gradient,))
+    squares = square(gradient), square(noise), dot(gradient, curved)
+    return _Reading(gradient, *squares), loss
+
+
+def _blank(start, anchor):
+    del anchor
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(start)))
+    return _Reading(start, zero, zero, zero)
+
+
+def _split(reading):
+    return reading.gradient, reading._replace(gradient=None)
+
+
+def ratio(number: jax.Array, over: jax.Array) -> jax.Array:
+    """number / over; 0 where nothing can be said, `over` not being above 0."""
+    return jnp.where(over > 0, number / jnp.where(over > 0, over, 1), 0)
+
+
+def dot(one: Params, other: Params) -> jax.Array:
+    """`[]`: sum of the products of all numbers of two models."""
+    leaves = zip(*map(jax.tree.leaves, (one, other)), strict=True)
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(one)))
+    return sum((jnp.vdot(a, b) for a, b in leaves), start=zero)
+
+
+def square(model: Params) -> jax.Array:
+    """`[]`: sum of the squares of all numbers of a model."""
+    return dot(model, model)

@@ -1,0 +1,227 @@
+"""PerMFL-auto: a plain loop of a whole round, the best linear risk, what is safe."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import oracles_auto
+import pytest
+from federations import quadratic_federation, quadratic_loss
+from worlds import SEED, run_from, traced, vectors, world
+
+from permfl_jax import keys, runner
+from permfl_jax.algorithms import permfl_auto as auto
+from permfl_jax.errors import InputError
+from permfl_jax.federation import from_arrays
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+
+STEPS = {"team_steps": 3, "device_steps": 12}
+GIVEN = {
+    "device_lr": 0.1,
+    "team_lr": 0.3,
+    "server_lr": 0.7,
+    "device_prox": 0.9,
+    "team_prox": 0.6,
+}
+ALPHA = {"device_lr": 0.2}
+
+
+def signs_of(federation):
+    """`(device, cursor) -> signs of its samples`, as `spreads.signed` draws them."""
+    stream = keys.batch_key(jax.random.key(SEED))
+    longest = federation.train.max_count
+
+    def signs(j, cursor):
+        _, noise = jax.random.split(jax.random.fold_in(stream, j))
+        block = jax.random.fold_in(jax.random.fold_in(noise, int(cursor)), 0)
+        sign = jax.random.rademacher(jax.random.split(block)[0], (longest,), float)
+        return np.asarray(sign)[: int(federation.train.count[j])]
+
+    return signs
+
+
+@pytest.mark.parametrize("alike", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["uniform", "samples", "draws", "samples_draws"])
+def test_every_tier_equals_the_plain_loop(name, alike):
+    place = world(name)
+    train = place.federation.train
+    x, w, theta, pulls = oracles_auto.permfl_auto_loop(
+        [np.asarray(train.pool["hessian"])[i] for i in np.asarray(train.start)],
+        np.split(np.asarray(train.pool["linear"]), np.asarray(train.start)[1:]),
+        signs_of(place.federation),
+        place.start,
+        place.team,
+        alpha=0.2,
+        alike=alike,
+        memory=0.7,
+        rounds=4,
+        **STEPS,
+        p=place.weight,
+        q=place.team_weight,
+        teams=place.teams,
+        devices=place.devices,
+    )
+    state = place.run("permfl_auto", {**ALPHA, "alike": alike}, 4, **STEPS)
+    assert pulls.min() > 0.01  # neither 0 nor the most
+    assert pulls.max() < 1 / ALPHA["device_lr"] - 2.5
+    assert (len(np.unique(pulls.round(6))) > 1) == (alike == 0)
+    np.testing.assert_allclose(state.server, x, rtol=1e-8)
+    np.testing.assert_allclose(state.team, w, rtol=1e-8)
+    np.testing.assert_allclose(state.device, theta, rtol=1e-8)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("name", ["uniform", "samples_draws_batches"])
+def test_switched_off_it_is_permfl_to_the_bit(name, keep):
+    place, options = world(name), {**STEPS, "keep_personal": keep}
+    off = place.run("permfl_auto", {**GIVEN, "adapt": 0.0}, 4, **options)
+    same = place.run("permfl", GIVEN, 4, **options)
+    chex.assert_trees_all_equal(off._replace(extra=None), same._replace(extra=None))
+    on = place.run("permfl_auto", GIVEN, 4, **options)
+    assert np.abs(vectors(on.server, 1) - vectors(same.server, 1)).max() > 1e-3
+
+
+def random_effects(seed, spread, counts, sizes, dim=40):
+    """Devices' samples, the truth, and the risk of the best linear estimate of it.
+
+    Estimates are flat-prior posterior means for known spreads, SPEC A.6, also for
+    samples and teams of unequal size. The risk is that of these very data.
+    """
+    device, team, noise = spread  # of the mean of counts[0] samples
+    rng = np.random.default_rng(seed)
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    count = np.resize(counts, len(of))
+    centre = 3 + team * rng.normal(size=(len(sizes), dim))[of]
+    truth = centre + device * rng.normal(size=centre.shape)
+    each = noise * np.sqrt(counts[0])
+    samples = [
+        c + each * rng.normal(size=(n, dim)) for c, n in zip(truth, count, strict=True)
+    ]
+    mean = np.stack([rows.mean(axis=0) for rows in samples])
+    prior = team**2 * (of[:, None] == of) + device**2 * np.eye(len(of))
+    weigh = np.linalg.inv(prior + np.diag(each**2 / count))
+    middle = weigh.sum(axis=0) @ mean / weigh.sum()
+    best = middle + prior @ weigh @ (mean - middle)
+    federation = from_arrays([{"y": rows} for rows in samples], of.tolist())
+    return federation, truth, ((best - truth) ** 2).mean()
+
+
+def distance(theta, batch):
+    return ((theta[None] - batch["y"]) ** 2).sum(axis=1) / 2
+
+
+@functools.cache
+def method_of(sizes, **schedule):
+    return auto.permfl_auto(distance, Schedule(**schedule), Sampler(sizes))
+
+
+EQUAL, UNEQUAL = (10, 10, 10, 10), (3, 6, 12, 19)
+
+
+@pytest.mark.parametrize(
+    ("spread", "counts", "sizes", "lr"),
+    [
+        ((1, 2, 1), (8,), EQUAL, 0.05),
+        ((0.5, 2, 1), (8,), EQUAL, 0.05),
+        ((1, 0.5, 1), (8,), EQUAL, 0.05),
+        ((1, 4, 1), (8,), EQUAL, 0.05),
+        ((1, 0, 1), (8,), EQUAL, 0.05),  # teams are no teams
+        # With 40 samples the best is 91 % of the way: 20 steps must be able to go it.
+        ((1, 1, 1), (4, 8, 40), UNEQUAL, 0.2),
+    ],
+)
+def test_risk_is_within_2_percent_of_the_best_linear_estimate(
+    spread, counts, sizes, lr
+):
+    method = method_of(sizes, team_steps=10, device_steps=20, batch_size=None)
+    risks = []
+    for seed in range(3):
+        federation, truth, best = random_effects(seed, spread, counts, sizes)
+        state = runner.start(method, jnp.zeros(40), federation)
+        numbers = auto.HParams(device_lr=lr).traced()
+        key = jax.random.key(seed)
+        *_, (state, _) = runner.run(method, key, numbers, state, federation, 40, 40)
+        risks.append((((np.asarray(state.device) - truth) ** 2).mean(), best))
+    reached, best = np.mean(risks, axis=0)
+    assert reached <= 1.02 * best
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lr"), [(0.01, 8, 0.1), (0.001, 50, 0.02), (0.2, 3, 0.01)]
+)
+def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
+    """x never leaves the ball that holds everything, and is there after 20 rounds."""
+    f = oracles.random_quadratics(3, (5, 5, 5, 5), 8, low=low, high=high)
+    federation = quadratic_federation(f)
+    schedule = Schedule(team_steps=4, device_steps=5, batch_size=None)
+    method = auto.permfl_auto(quadratic_loss, schedule, Sampler.of(federation))
+    state = runner.start(method, jnp.zeros(8), federation)
+    numbers, path, reach = auto.HParams(device_lr=lr).traced(), [], []
+    key = jax.random.key(0)
+    for now, _ in runner.run(method, key, numbers, state, federation, 80):
+        path.append(np.asarray(now.server))
+        reach.append(float(now.extra.reach))
+    pooled = np.linalg.solve(f.hessian.mean(axis=0), f.linear.mean(axis=0))
+    assert max(np.linalg.norm(x) for x in path) < 1.5 * np.linalg.norm(pooled)
+    away = [np.linalg.norm(x - path[-1]) for x in path]
+    assert away[20] < 0.01 * np.linalg.norm(pooled)
+    assert away[60] < 1e-3 * np.linalg.norm(pooled)
+    assert max(reach) > 1  # over-relaxed, so that there was something to guard
+
+
+def test_reach_is_a_secant_with_limits():
+    """Along one direction the next residual is 1 - β·L_F times this one."""
+    zero = jnp.float64(0)
+
+    def after(relative, reach=1.0, last=2.0):
+        learned = auto.Learned(
+            None, zero, jnp.full(3, last), jnp.float64(reach), jnp.float64(1), None
+        )
+        residual = jnp.full(3, relative * last)
+        new = auto.next_reach(learned, residual, jnp.float64(0.1), jnp.float64(0.5))
+        return float(new.reach), float(new.agreement)
+
+    assert after(0.9) == (1.5, 0.95)  # slow: as much more as is allowed
+    assert after(0.6)[0] == pytest.approx(0.5 / 0.4)  # the next would be 0.5
+    assert after(0.3)[0] == after(0.0)[0] == 1  # well damped
+    assert after(-0.25)[0] == pytest.approx(1 / 1.25)  # the next would be 0
+    assert after(-1.5) == (0.5, 0.0)
+    assert after(2.5)[0] == 0.5  # has grown, though straight ahead
+    assert after(-3.0, reach=0.1)[0] == 0.1
+    assert after(1.0, last=0.0) == (1, 1)  # the first round
+
+
+def test_a_run_goes_on_from_what_it_has_learned():
+    place = world("samples_draws_batches")
+    method = place.algorithm("permfl_auto", **STEPS)
+    whole = place.run("permfl_auto", ALPHA, 4, **STEPS)
+
+    def resumed(forget):
+        half = place.run("permfl_auto", ALPHA, 2, **STEPS)
+        if forget:
+            fresh = runner.start(method, place.params, place.federation)
+            half = half._replace(extra=fresh.extra)
+        return run_from(half, method, "permfl_auto", ALPHA, place.federation, 2)
+
+    chex.assert_trees_all_equal(resumed(False), whole)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(resumed(True), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("device_lr", 0.0), ("adapt", -1.0), ("alike", 1.5), ("memory", 1.0)],
+)
+def test_hyper_parameters_are_checked_where_they_are_born(name, value):
+    with pytest.raises(InputError, match=name):
+        auto.HParams(**{name: value})
+
+
+def test_the_numbers_of_permfl_are_those_of_permfl():
+    chex.assert_trees_all_equal(
+        traced("permfl_auto", GIVEN).given, traced("permfl", GIVEN)
+    )

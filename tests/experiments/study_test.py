@@ -1,0 +1,182 @@
+"""Studies: what trains together, what is chosen, and numbers that are those of runs."""
+
+import json
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import config, studies, study, train
+from experiments.studies import cells, page, points
+from experiments.studies.study import Arm, Curve, Study, arms, paper, permfl, tuning
+from permfl_jax.errors import InputError
+
+SMALL = "--dataset=digits --num_teams=2 --devices_per_team=2 --num_rounds=4"
+SMALL += " --team_steps=2 --device_steps=2 --batch_size=8 --eval_every=2"
+LR = 0.05
+
+
+def parsed(*given):
+    flags.FLAGS(["study", *given])
+    return flags.FLAGS
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_arm_of_every_study_is_allowed(name, quick):
+    asked = studies.STUDIES[name]
+    with flagsaver.flagsaver():
+        plan = cells.plan(asked, quick, parsed())
+        cells.check(plan, flags.FLAGS)
+    listed = list(asked.arms(quick))
+    assert sum(len(cell.arms) for cell in plan) == len(listed)
+    assert {arm.panel for arm in listed} <= set(asked.axes)
+    keys = [(arm.panel, arm.line, arm.at) for arm in listed]
+    assert len(set(keys)) == len(keys)  # no point is drawn twice
+    for panel in asked.axes:  # an axis has numbers or names
+        assert len({isinstance(a.at, str) for a in listed if a.panel == panel}) < 2
+
+
+@pytest.mark.parametrize("name", sorted(set(studies.STUDIES) - {"auto"}))
+def test_exact_curves_have_a_value_at_each_place(name):
+    asked = studies.STUDIES[name]
+    for curve in asked.exact():
+        assert len(curve.at) == len(curve.values)
+        assert all(value == value for value in curve.values)
+        assert curve.panel in asked.axes
+
+
+def one(panel="p", line="l", at=1, given="", settings=({"device_lr": LR},)):
+    return Arm(panel, line, at, given, "permfl", settings)
+
+
+def of(*listed, exact=()):
+    axes = {arm.panel: ("places", "accuracy") for arm in listed}
+    axes |= {curve.panel: ("places", "risk") for curve in exact}
+    return Study("?", SMALL, "", lambda quick: listed, lambda: exact, axes)
+
+
+def test_arms_on_the_same_flags_train_together():
+    first, second = {"device_lr": 0.1}, {"device_lr": 0.2}
+    listed = (
+        one(settings=(first,)),
+        one(at=2, settings=(first, second)),
+        one(at=3, given="--num_rounds=2"),
+    )
+    with flagsaver.flagsaver():
+        plan = cells.plan(of(*listed), False, parsed())
+    assert [cell.settings for cell in plan] == [(first, second), ({"device_lr": LR},)]
+    assert plan[0].arms == listed[:2]
+
+
+def test_the_users_flags_replace_the_studys_and_not_the_arms():
+    with flagsaver.flagsaver():
+        values = parsed("--num_rounds=8", "--batch_size=4")
+        plan = cells.plan(of(one(given="--batch_size=16")), False, values)
+        found = cells.config_of(plan[0], values)
+    assert (found.num_rounds, found.batch_size, found.team_steps) == (8, 16, 2)
+
+
+def cell(*results):
+    return {"results": list(results)}
+
+
+def result(setting, label, test, validation, curve=()):
+    scored = {"accuracy": test, "validation": validation, "curve": list(curve)}
+    return {"hparams": setting, "labels": {label: scored}}
+
+
+def test_each_label_takes_what_is_best_on_validation():
+    a, b, c = ({"device_lr": x} for x in (0.1, 0.2, 0.3))
+    tried = cell(
+        result(a, "PM", [0.9, 0.9], [0.5, 0.7]),
+        result(b, "PM", [0.1, 0.3], [0.7, 0.7]),
+        result(c, "PM", [0.9, None], [1.0, None]),  # a seed diverged
+    )
+    (point,) = points.of([(one(settings=(a, b, c)), tried)])
+    assert point.chosen == {"PM": b}
+    assert points.mean(point, "PM").mean == pytest.approx(0.2)
+    assert points.mean(point, "GM") is None
+    (only,) = points.of([(one(settings=(a,)), tried)])
+    assert only.chosen == {"PM": a}
+    apart = points.difference(point, only, "PM")
+    assert apart.mean == pytest.approx(-0.7)
+
+
+def test_gm_has_arrived_at_95_percent_of_the_panels_best():
+    def curve(*values):
+        return [[2 * (i + 1), value] for i, value in enumerate(values)]
+
+    slow = [curve(0.2, 0.5, 0.77), curve(0.1, 0.76, 0.77)]
+    fast = [curve(0.76, 0.8, 0.8), curve(0.5, 0.79, 0.8)]
+    setting = {"device_lr": LR}
+    found = points.of(
+        [
+            (one(line="slow"), cell(result(setting, "GM", [0.77] * 2, [0] * 2, slow))),
+            (one(line="fast"), cell(result(setting, "GM", [0.8] * 2, [0] * 2, fast))),
+            (
+                one(panel="other"),
+                cell(result(setting, "GM", [0.1] * 2, [0] * 2, [[[2, 0.1]]] * 2)),
+            ),
+        ]
+    )
+    assert [p.arrived and p.arrived.mean for p in found] == [5.0, 3.0, 2.0]
+
+
+def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
+    tmp_path, monkeypatch, capsys
+):
+    grid = tuning(LR, quick=True)[:2]
+    lines = (("paper", "permfl", (paper(LR),)), ("tuned", "permfl", grid))
+    listed = arms("accuracy", 4, "", lines)
+    listed += [Arm("accuracy", "FedAvg", 8, "", "fedavg", ({"device_lr": LR},))]
+    curve = Curve("exact", "e", (1, 2), (0.25, 0.5))
+    monkeypatch.setitem(studies.STUDIES, "tiny", of(*listed, exact=(curve,)))
+
+    def again():
+        with flagsaver.flagsaver():
+            given = ["--study=tiny", f"--workdir={tmp_path / 's'}", "--seeds=0,1"]
+            values = parsed(*given)
+            study.main(["study"])
+            del values
+        return (tmp_path / "s" / "table.md").read_text()
+
+    table = again()
+    assert "[2/2]" in capsys.readouterr().err
+    for text in ("| 4 | paper |", "| 4 | tuned |", "| 8 | FedAvg |", "| 2 | 0.5 |"):
+        assert text in table
+    assert (tmp_path / "s" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert again() == table
+    assert "[1/" not in capsys.readouterr().err  # nothing is trained twice
+
+    with flagsaver.flagsaver():
+        hparams = [f"--hparam={k}={v!r}" for k, v in paper(LR).items()]
+        folder = tmp_path / "run"
+        parsed(*SMALL.split(), *hparams, "--nolocal_floor", f"--workdir={folder}")
+        train.run(config.from_flags(flags.FLAGS))
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    (path,) = (tmp_path / "s" / "cells" / "tiny").glob("*_permfl.json")
+    stored = json.loads(path.read_text())
+    own = next(r for r in stored["results"] if r["hparams"] == paper(LR))
+    for label in ("PM", "TM", "GM"):
+        found = own["labels"][label]["accuracy"][0]
+        assert found == pytest.approx(last[f"{label}/accuracy"], abs=1e-6)
+    assert own["bytes"]["bytes/team_up"] == last["bytes/team_up"]
+
+
+def test_unknown_studies_are_named():
+    with flagsaver.flagsaver():
+        parsed("--study=nothing")
+        with pytest.raises(InputError, match="--study=nothing must be one of auto, "):
+            study.main(["study"])
+
+
+def test_permfl_by_what_its_rounds_depend_on():
+    found = permfl(0.1, pull=2.0, ratio=0.5, reach=3.0)
+    assert found["server_lr"] * found["team_prox"] == pytest.approx(3.0)
+    assert found["team_lr"] * (2.0 + 1.0) == pytest.approx(1.0)
+
+
+def test_names_stand_in_their_order_on_an_axis():
+    assert page._places(["b", "a", "b"], ["a", "b"]) == [1, 0, 1]
+    assert page._places([3, 1], [1, 3]) == [3, 1]

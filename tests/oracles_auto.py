@@ -1,0 +1,167 @@
+"""PerMFL-auto as plain NumPy loops on quadratics with full batches.
+
+Nothing here imports the package. Every mean of squares is written out.
+"""
+
+import numpy as np
+
+
+def _part(signal, noise):
+    return signal / (signal + noise) if signal + noise > 0 else 1.0
+
+
+def _device_share(h, alpha, lam, steps):
+    return (1 - (1 - alpha * (h + lam)) ** steps) * h / (h + lam)
+
+
+def _team_share(device, a, b, steps):
+    return (1 - (1 - a * device - b) ** steps) * a * device / (a * device + b)
+
+
+def _bisect(reached, share, most):
+    """Smallest point of [0, most] where a falling function is at most `share`."""
+    low, high = 0.0, most
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(middle) > share else (low, middle)
+    return (low + high) / 2
+
+
+def read(hessian, samples, sign, x, groups, p, all_q, q):
+    """The five numbers of a round: S_d, S_t, sample variance, gᵀHg and gᵀg.
+
+    groups: acting devices of each acting team; q: the weights of those teams.
+    """
+    within = freedom = noise_sum = noise_freedom = curved = energy = 0.0
+    teams = []
+    for i, group in enumerate(groups):
+        share = np.array([p[j] for j in group])
+        share = share / share.sum()
+        g = {j: hessian[j] @ x - samples[j].mean(axis=0) for j in group}
+        mean = sum(s * g[j] for s, j in zip(share, group, strict=True))
+        for s, j in zip(share, group, strict=True):
+            n = len(samples[j])
+            each = hessian[j] @ x - samples[j]
+            signed = ((sign[j] - sign[j].mean())[:, None] * each).mean(axis=0)
+            noise_sum += s * n * (signed @ signed)
+            noise_freedom += s * (1 - 1 / n)
+            within += s * ((g[j] - mean) @ (g[j] - mean))
+            freedom += s * (1 - s)
+            curved += q[i] * s * (g[j] @ hessian[j] @ g[j])
+            energy += q[i] * s * (g[j] @ g[j])
+        teams.append((mean, share, [len(samples[j]) for j in group]))
+    sample = noise_sum / noise_freedom if noise_freedom else 0.0
+    known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
+    device = (within - known) / freedom if freedom else 0.0
+    team = 0.0
+    for weight, (mean, share, n) in zip(q, teams, strict=True):
+        own = (share**2 * (max(device, 0) + sample / np.array(n))).sum()
+        team += weight * (mean @ mean / (1 - (all_q**2).sum()) - own)
+    return np.array([device, team, sample, curved, energy])
+
+
+def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement):
+    """λ of each device; of each team a, b and how far it goes."""
+    device, between, sample, curved, energy = now
+    noise = sample * ((1 - alike) / count + alike * (1 / count).mean())
+    device = max(device, 0)
+    h = np.clip(curved / energy, 1e-6 / alpha, 0.5 / alpha)
+    lam = np.array(
+        [
+            _bisect(
+                lambda pull: _device_share(h, alpha, pull, steps),
+                _part(device, n),
+                1 / alpha - h,
+            )
+            for n in noise
+        ]
+    )
+    moved = np.array([_device_share(h, alpha, pull, steps) for pull in lam])
+    rows = []
+    for i in range(team.max() + 1):
+        own = team == i
+        mean = (p[own] * moved[own]).sum() / p[own].sum()
+        target = _part(max(between, 0), 1 / (1 / (device + noise[own])).sum())
+        target = max(target, 0.2)
+        target += max(0.95 - target, 0) * max(agreement, 0)
+        inner = max(team_steps - 1, 1)
+        needed = (1 - (1 - target) ** (1 / inner)) / mean
+        if needed <= 1:
+            ratio = _bisect(
+                lambda r, mean=mean, inner=inner: _team_share(
+                    mean, 1 / (1 + r), r / (1 + r), inner
+                ),
+                target,
+                mean * (1 / target - 1),
+            )
+            a, b = 1 / (1 + ratio), ratio / (1 + ratio)
+        else:
+            a, b = min(needed, 1.9), 0.0
+        rows.append((a, b, _team_share(mean, a, b, team_steps)))
+    return lam, np.array(rows)
+
+
+def permfl_auto_loop(
+    hessian,
+    samples,
+    signs,
+    start,
+    team,
+    *,
+    alpha,
+    alike,
+    memory,
+    rounds,
+    team_steps,
+    device_steps,
+    p,
+    q,
+    teams,
+    devices,
+):
+    """(x, w [M, P], θ [D, P], the last λ [D]).
+
+    hessian: [D] matrices; samples: [D] arrays [n, P], a device's gradient at θ is the
+    mean of `hessian @ θ - sample`. signs: (device, steps it has taken) -> [n].
+    teams: t -> who acts; devices: (t, k, i) -> who acts of team i.
+    """
+    p, q = np.asarray(p, float), np.asarray(q, float) / np.sum(q)
+    count = np.array([len(rows) for rows in samples], float)
+    x, w = start.copy(), np.tile(start, (team.max() + 1, 1))
+    theta, taken = np.tile(start, (len(team), 1)), np.zeros(len(team), int)
+    kept, weight, reach, agreement = np.zeros(5), 0.0, 1.0, 1.0
+    last = np.zeros_like(start)
+    for t in range(rounds):
+        acting = list(teams(t))
+        share = q[acting] / q[acting].sum()
+        groups = [list(devices(t, 0, i)) for i in acting]
+        sign = {j: signs(j, taken[j]) for group in groups for j in group}
+        now = read(hessian, samples, sign, x, groups, p, q, share)
+        kept, weight = memory * kept + (1 - memory) * now, memory * weight + 1 - memory
+        arguments = (kept / weight, count, alike, alpha, team, p)
+        lam, moves = _pulls(*arguments, device_steps, team_steps, agreement)
+        for i in acting:
+            w[i] = x
+            for k in range(team_steps):
+                group = list(devices(t, k, i))
+                for j in group:
+                    theta[j] = w[i]
+                    for _ in range(device_steps):
+                        g = hessian[j] @ theta[j] - samples[j].mean(axis=0)
+                        theta[j] = theta[j] - alpha * (g + lam[j] * (theta[j] - w[i]))
+                    taken[j] += device_steps
+                mean = sum(p[j] * theta[j] for j in group) / sum(p[j] for j in group)
+                a, b, _ = moves[i]
+                w[i] = (1 - a - b) * w[i] + b * x + a * mean
+        way = q @ moves[:, 2]
+        residual = (share @ w[acting] - x) / way
+        if t:
+            agree = residual @ last / (last @ last)
+            wanted = np.clip(agree, 0, 0.5)
+            factor = (1 - wanted) / max(1 - agree, 1 / 3)
+            grown = residual @ residual > 4 * (last @ last)
+            reach *= 0.5 if grown else max(factor, 0.5)
+            agreement = memory * agreement + (1 - memory) * np.clip(agree, -1, 1)
+        reach, last = max(reach, way * len(acting) / len(q)), residual
+        x = x + reach * residual
+    return x, w, theta, lam

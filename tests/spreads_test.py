@@ -1,0 +1,91 @@
+"""What one look at x tells: unbiased, and nothing where nothing can be told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from permfl_jax import spreads
+from permfl_jax.federation import from_arrays
+from permfl_jax.participation import Sampler
+from permfl_jax.schedule import Schedule
+
+DIM = 400
+
+
+def loss(theta, batch):
+    """Curvature 2, optimum at the mean of y."""
+    return ((theta[None] - batch["y"]) ** 2).sum(axis=1)
+
+
+def looked(counts, batch_size, draws=(None, None), seeds=10):
+    """Mean over data and signs; σ_d = 1, σ_t = 2 around x = 0, a sample's σ = 3."""
+    sizes = (3, 5, 4)
+    of = np.repeat([0, 1, 2], sizes)
+    count = np.resize(counts, len(of))
+    sampler = Sampler(sizes, *draws)
+    schedule = Schedule(batch_size=batch_size)
+
+    def look(federation, key):
+        teams = sampler.draw_teams(key)
+        cohort = sampler.draw_devices(key, jnp.int32(0), teams, federation)
+        cursor = jnp.ones(len(cohort.slot), jnp.int32)
+        x = jnp.zeros(DIM)
+        return spreads.look(
+            loss, schedule, sampler, key, cohort, cursor, teams, x, federation
+        )
+
+    found = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        centre = 2 * rng.normal(size=(3, DIM))[of] + rng.normal(size=(len(of), DIM))
+        rows = [
+            {"y": c + 3 * rng.normal(size=(n, DIM))}
+            for c, n in zip(centre, count, strict=True)
+        ]
+        keys = jax.random.split(jax.random.key(seed), 60)
+        many = jax.jit(jax.vmap(look, in_axes=(None, 0)))
+        found.append(many(from_arrays(rows, of.tolist()), keys))
+    return spreads.Spreads(*np.mean(found, axis=(0, 2)) / (4 * DIM))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "draws"), [(None, (None, None)), (4, (None, None)), (4, (2, 2))]
+)
+def test_spreads_are_those_of_the_optima(batch_size, draws):
+    """In units of h² a coordinate; a batch of 4, the second, may hold only one."""
+    found = looked((5, 9, 13), batch_size, draws)
+    assert found.sample == pytest.approx(9, rel=0.05)
+    assert found.device == pytest.approx(1, abs=0.2)
+    # x is not fitted to these teams: what is found is (σ_t² + v)/(1 - 1/3) - v.
+    assert 4 < found.team < 1.5 * 5.5
+    assert found.curved / found.energy == pytest.approx(2)
+
+
+def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
+    found = looked((1,), None, seeds=2)
+    assert found.sample == 0
+    assert found.device == pytest.approx(10, rel=0.1)  # σ_d² and the sample's own
+    federation = from_arrays(
+        [{"y": np.ones((4, DIM))}, {"y": np.zeros((4, DIM))}], [0, 0]
+    )
+    sampler = Sampler.of(federation)
+    cohort = sampler.draw_devices(jax.random.key(0), jnp.int32(0), None, federation)
+    alone = spreads.look(
+        loss,
+        Schedule(batch_size=None),
+        sampler,
+        jax.random.key(0),
+        cohort,
+        jnp.zeros(2, jnp.int32),
+        None,
+        jnp.zeros(DIM),
+        federation,
+    )
+    assert alone.team <= 0
+    assert alone.device == pytest.approx(4 * DIM / 2)
+
+
+def test_ratio_of_nothing_is_nothing():
+    over = jnp.array([2.0, 0.0, -1.0])
+    assert spreads.ratio(jnp.ones(3), over).tolist() == [0.5, 0, 0]
