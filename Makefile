@@ -11,10 +11,9 @@ PYENV := $(shell pyenv root 2>/dev/null)
 NEWEST ?= $(shell for it in python3.13 $(PYENV)/versions/3.13*/bin/python \
   python3.12 $(PYENV)/versions/3.12*/bin/python $(PYTHON); do \
   $$it -c '' 2>/dev/null && echo $$it && break; done)
-CORE := tests/algorithms/permfl_test.py tests/algorithms/ditto_test.py \
-  tests/checkpoints_test.py tests/evaluate_test.py tests/models/models_test.py \
-  tests/placement_test.py tests/runner_test.py tests/shuffle_test.py tests/tree_test.py \
-  tests/experiments/train_test.py
+CORE := tests/algorithms/permfl_test.py tests/checkpoints_test.py \
+  tests/evaluate_test.py tests/models/models_test.py tests/placement_test.py \
+  tests/runner_test.py tests/tree_test.py tests/experiments/culprit_test.py
 
 # Some Pythons come without venv.
 define new
@@ -42,7 +41,7 @@ types: $(VENV)/.dev
 pytest: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/xla
 pytest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
 pytest: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=30
 
 stacks: .venv-oldest/.ready .venv-newest/.ready
 	for it in oldest newest; do .venv-$$it/bin/python -c "import sys, jax, flax; \

@@ -51,7 +51,7 @@ def test_names_are_those_of_the_factories():
 
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(
-        InputError, match="choose from permfl, fedavg, perfedavg, pfedme"
+        InputError, match="choose from permfl, permfl_auto, fedavg, perfedavg"
     ):
         get("permlf")
 
