@@ -7,7 +7,7 @@ WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The oldest packages that are supported, and the newest Python that is here.
-PYENV := $(shell pyenv root 2>/dev/null)
+PYENV := $(or $(shell pyenv root 2>/dev/null),$(PYENV_ROOT),$(wildcard $(HOME)/.pyenv))
 NEWEST ?= $(shell for it in python3.13 $(PYENV)/versions/3.13*/bin/python \
   python3.12 $(PYENV)/versions/3.12*/bin/python $(PYTHON); do \
   $$it -c '' 2>/dev/null && echo $$it && break; done)
