@@ -225,6 +225,8 @@ class Checkpoints:
 
     def _check_space(self, round_, state):
         """Before orbax, which waits for minutes, or fails at length in threads."""
+        if jax.process_index():  # one tries the folder for all, which share it
+            return
         try:
             (self.path / str(round_)).mkdir(parents=True)
             (self.path / str(round_)).rmdir()

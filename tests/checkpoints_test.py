@@ -224,3 +224,20 @@ def test_a_disk_that_is_full_is_one_sentence(tmp_path):
     kept = checkpoints.Checkpoints(blocked)
     with pytest.raises(InputError, match="round 1 cannot be written"):
         kept.save(1, state(1), {})
+
+
+class Orbax:
+    """A writer that writes nothing."""
+
+    def save(self, *given, **named):
+        pass
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_tries_the_folder(tmp_path, monkeypatch, process):
+    """Two at once would meet: each makes and removes the same folder."""
+    kept = checkpoints.Checkpoints(tmp_path / "run")
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    monkeypatch.setattr(kept, "_writer", Orbax)
+    kept.save(1, state(1), {})
+    assert kept.path.exists() == (process == 0)

@@ -49,6 +49,7 @@ def both(folder, *given):
     started = [start(folder, index, port, *given) for index in range(2)]
     try:
         errors = [process.communicate(timeout=SECONDS)[1] for process in started]
+        print(*errors, sep="\n===\n")
     finally:
         for process in started:
             process.kill()
