@@ -23,7 +23,7 @@ $(1) -m venv $(2) || ( \
 	  PYTHONPATH=.bootstrap $(1) -m virtualenv $(2) )
 endef
 
-.PHONY: demo test stacks check lint types pytest lock clean science-quick
+.PHONY: demo test thorough stacks check lint types pytest lock clean science-quick
 
 demo: $(VENV)/.run
 	$(BIN)/python -m experiments.train --flagfile=experiments/presets/quickstart.flags
@@ -42,6 +42,10 @@ pytest: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/$(VENV)/xla
 pytest: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0.2
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=30
+
+# What the tests leave out because other cases stand for it.
+thorough: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --thorough -m thorough
 
 stacks: .venv-oldest/.ready .venv-newest/.ready
 	for it in oldest newest; do .venv-$$it/bin/python -c "import sys, jax, flax; \
@@ -67,7 +71,7 @@ RAW := $(wildcard ../shared/data)
 science-quick: $(VENV)/.run
 	for it in quadratic mclr nonconvex; do $(BIN)/python -m experiments.convergence \
 	  --problem=$$it --quick --workdir=runs/science/$$it || exit 1; done
-	for it in auto few_teams imbalance sparse ablations; do \
+	for it in auto few_teams imbalance formation sparse ablations; do \
 	  $(BIN)/python -m experiments.study --study=$$it --quick \
 	  --workdir=runs/science/$$it || exit 1; done
 	$(if $(RAW),$(BIN)/python -m experiments.study --study=text --quick \

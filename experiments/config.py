@@ -11,8 +11,9 @@ from permfl_jax import algorithms, models
 from permfl_jax.errors import InputError
 from permfl_jax.hparams import LARGEST
 from permfl_jax.schedule import AGGREGATES, BATCHINGS, MOST, WEIGHTS, check_count
+from permfl_jax.uplink import Uplink
 
-from . import command_line, data_flags, machine
+from . import command_line, data_flags, machine, upload_flags
 
 
 def _names(registry: Iterable[str]) -> str:
@@ -96,6 +97,7 @@ flags.DEFINE_string(
 )
 flags.adopt_module_key_flags(data_flags)
 flags.adopt_module_key_flags(machine)
+flags.adopt_module_key_flags(upload_flags)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,8 @@ class Config:
     team_sizes: tuple[int, ...]
     partition: str | None
     team_formation: str | None
+    formation_lr: float
+    formation_rounds: int | None
     classes_per_device: int
     dirichlet_alpha: float
     team_alpha: float
@@ -143,6 +147,11 @@ class Config:
     synthetic_alpha: float
     synthetic_beta: float
     text_features: int
+    device_upload: str
+    team_upload: str
+    device_loss: float
+    team_loss: float
+    upload_memory: bool
     local_floor: bool
     workdir: str
     data_dir: str | None
@@ -152,6 +161,21 @@ class Config:
     def num_devices(self) -> int:
         """D."""
         return sum(self.team_sizes)
+
+    @property
+    def uplink(self) -> Uplink | None:
+        """What codes and losses do to uploads.
+
+        Raises:
+          InputError: a flag of theirs is not understood.
+        """
+        return upload_flags.uplink_of(
+            self.device_upload,
+            self.team_upload,
+            self.device_loss,
+            self.team_loss,
+            self.upload_memory,
+        )
 
 
 def from_flags(values: flags.FlagValues) -> Config:
@@ -195,7 +219,7 @@ def check(config: Config) -> None:
     """
     for name in ("num_rounds", "eval_every", "rounds_per_call"):
         check_count(f"--{name}", getattr(config, name))
-    for name in ("device_chunk", "chips"):
+    for name in ("device_chunk", "chips", "formation_rounds"):
         if getattr(config, name) is not None:
             check_count(f"--{name}", getattr(config, name))
     if config.distributed and config.chips:
@@ -212,6 +236,11 @@ def check(config: Config) -> None:
     for name in ("l2", "synthetic_alpha", "synthetic_beta"):
         if not 0 <= (value := getattr(config, name)) <= LARGEST:
             raise InputError(f"--{name} must be 0 to {LARGEST:g}, got {value}.")
+    if not 0 < config.formation_lr <= LARGEST:
+        raise InputError(
+            f"--formation_lr must be above 0 and at most {LARGEST:g}, got "
+            f"{config.formation_lr}."
+        )
     _check_sizes(config.team_sizes)
     steps = config.num_rounds * config.team_steps * config.device_steps
     if steps >= 2**31:

@@ -146,7 +146,7 @@ def picture(rows: Sequence[Row], title: str) -> bytes:
         axes = np.atleast_1d(figure.subplots(down, across)).ravel()
         for axis, panel in zip(axes, panels, strict=False):
             panel(axis)
-            _plain_ticks(axis)
+            report_svg.plain_ticks(axis)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
         figure.suptitle(title, fontsize=10)
@@ -154,16 +154,6 @@ def picture(rows: Sequence[Row], title: str) -> bytes:
     across, down = min(len(panels), 3), -(-len(panels) // 3)
     size = (4.2 * across, 3.6 * down)
     return report_svg.drawing("convergence", title, draw, size).png
-
-
-def _plain_ticks(axis):
-    """Powers of ten as numbers: the style of reports shows no formulas."""
-    from matplotlib import ticker
-
-    for way in (axis.xaxis, axis.yaxis):
-        if way.get_scale() == "log":
-            way.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-            way.set_minor_formatter(ticker.NullFormatter())
 
 
 def _tier_panel(rows, tier):

@@ -25,6 +25,18 @@ flags.DEFINE_string(
     f"One of: {_names(teams.FORMATIONS)}. Default: consecutive for partitions that "
     f"make teams ({_names(sorted(partitions.MAKE_TEAMS))}), else random.",
 )
+flags.DEFINE_float(
+    "formation_lr",
+    0.05,
+    "Step size of the plain SGD by which devices are told apart before they have teams "
+    "(team_formation loss_choice, model_distance, update_cosine).",
+)
+flags.DEFINE_integer(
+    "formation_rounds",
+    None,
+    "Rounds of it, of --device_steps steps each. Default: 1 for update_cosine and "
+    "model_distance, which compare what the last one changed, 10 for loss_choice.",
+)
 flags.DEFINE_integer(
     "classes_per_device", 2, "Classes each device holds (partitions paper, classes)."
 )

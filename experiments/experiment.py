@@ -12,10 +12,13 @@ from permfl_jax import (
     federation,
     hosts,
     hparams,
+    keys,
     models,
     placement,
+    probes,
     scores,
     task,
+    traffic,
 )
 from permfl_jax.data import long_tail
 from permfl_jax.errors import InputError
@@ -23,6 +26,7 @@ from permfl_jax.participation import Sampler
 from permfl_jax.partitions.ownership import Ownership
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation
+from permfl_jax.uplink import upload_bytes
 
 from . import machine
 from .config import Config
@@ -93,20 +97,23 @@ def build(config: Config) -> Experiment:
         weights=config.weights,
         aggregate=config.aggregate,
         keep_personal=config.keep_personal,
+        uplink=config.uplink,
     )
     sampler = Sampler(
         config.team_sizes, config.teams_per_round, config.devices_per_round
     )
     rounds_per_call(config)
     examples = _load(config)
-    devices, report, ownership = _deal(config, examples)
+    classify = _task(config, examples)
+    _check_room(config, classify)
+    devices, report, ownership = _deal(
+        config, examples, _look(config, classify, schedule)
+    )
     if not np.asarray(devices.test.count).any():
         raise InputError(
             f"--test_fraction={config.test_fraction} leaves no device a test sample; "
             "raise it, or give devices more samples."
         )
-    classify = _task(config, examples)
-    _check_room(config, classify)
     return Experiment(
         config=config,
         federation=devices,
@@ -125,7 +132,7 @@ def build(config: Config) -> Experiment:
 def _check_room(config, classify):
     """The models alone, before any is made; a system without room kills, untold."""
     kept = config.num_devices if config.keep_personal else 0
-    model, there = _model_bytes(classify), hosts.memory()
+    model, there = model_bytes(classify), hosts.memory()
     if jax.default_backend() == "cpu" and (1 + kept) * model > there:
         raise InputError(
             f"--model={config.model} takes {model / 1e9:.3g} GB, {1 + kept} of them "
@@ -134,12 +141,35 @@ def _check_room(config, classify):
         )
 
 
-def _model_bytes(classify):
-    params = jax.eval_shape(classify.init, jax.random.key(0))
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+def model_bytes(classify: task.Task) -> int:
+    """Of a model as it is in memory."""
+    return upload_bytes(None, _model(classify))
 
 
-def _deal(config, examples):
+def _model(classify):
+    """Its shapes and dtypes."""
+    return jax.eval_shape(classify.init, jax.random.key(0))
+
+
+def _look(config, classify, schedule):
+    """How rules of formation see models; nothing is trained before one asks."""
+
+    def look(sees, devices):
+        key = jax.random.key(config.seed)
+        params = classify.init(keys.init_key(key))
+        return probes.Probe(
+            classify.loss,
+            schedule,
+            params,
+            key,
+            config.formation_lr,
+            config.formation_rounds,
+        ).look(sees, devices)
+
+    return look
+
+
+def _deal(config, examples, look):
     with machine.on_host():
         return assemble.build(
             examples,
@@ -149,6 +179,7 @@ def _deal(config, examples):
             validation_fraction=config.validation_fraction,
             test_fraction=config.test_fraction,
             seed=config.seed,
+            look=look,
             classes_per_device=config.classes_per_device,
             dirichlet_alpha=config.dirichlet_alpha,
             team_alpha=config.team_alpha,
@@ -183,11 +214,26 @@ def cost(experiment: Experiment, hparams: Any, rounds: int) -> dict[str, float]:
       hparams: checked hyper-parameters.
       rounds: t.
     """
-    model = _model_bytes(experiment.task)
     schedule, sampler = experiment.schedule, experiment.sampler
-    sent = experiment.method.traffic(hparams, schedule, sampler).times(rounds * model)
-    bytes_ = {f"bytes/{name}": number for name, number in sent._asdict().items()}
+    bytes_ = bytes_sent(experiment, hparams).times(rounds)._asdict()
+    bytes_ = {f"bytes/{name}": number for name, number in bytes_.items()}
     return bytes_ | {"device_steps": rounds * schedule.steps_per_round * sampler.places}
+
+
+def bytes_sent(experiment: Experiment, hparams: Any) -> traffic.Traffic:
+    """Bytes of one global round by tier and direction; uploads as they are coded.
+
+    Args:
+      experiment: see `cost`.
+      hparams: likewise.
+    """
+    schedule, method = experiment.schedule, experiment.method
+    models, whole = (
+        count(hparams, schedule, experiment.sampler)
+        for count in (method.traffic, method.whole)
+    )
+    model = _model(experiment.task)
+    return traffic.in_bytes(models, whole, schedule.uplink, model)
 
 
 def _majority(devices, num_classes):

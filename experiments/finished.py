@@ -202,7 +202,7 @@ class Finished(NamedTuple):
     def _alone(self, schedule):
         """The method as it is when it makes models of devices anew; else `None`."""
         try:
-            schedule = dataclasses.replace(schedule, keep_personal=False)
+            schedule = dataclasses.replace(schedule, keep_personal=False, uplink=None)
             factory = self.built.method.factory
             algorithm = factory(self.built.task.loss, schedule, Sampler((1,)))
         except InputError:  # its devices go on from models of their own

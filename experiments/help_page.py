@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Devices and teams": (
         *("num_teams", "devices_per_team", "partition", "team_formation"),
+        *("formation_lr", "formation_rounds"),
         *("classes_per_device", "dirichlet_alpha", "team_alpha", "device_alpha"),
         *("quantity_sigma", "min_samples", "teams_per_round", "devices_per_round"),
     ),
@@ -31,6 +32,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Method": (
         *("algorithm", "hparam", "team_steps", "device_steps", "batch_size"),
         *("batching", "weights", "aggregate", "local_floor"),
+    ),
+    "Uploads": (
+        *("device_upload", "team_upload", "device_loss", "team_loss", "upload_memory"),
     ),
     "Many runs": (
         *("protocol", "methods", "column", "grid_lr", "tuning_rounds"),

@@ -1,6 +1,7 @@
 """Trains, scores and sums up an experiment; knows no method by name."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -165,12 +166,12 @@ def _local_floor(experiment, session):
     """Every device alone, with the same steps, step size and mini-batches."""
     method = algorithms.get("local")
     lr = getattr(experiment.hparams, "device_lr", method.hparams().device_lr)
+    schedule = dataclasses.replace(experiment.schedule, uplink=None)
     alone = experiment._replace(
+        schedule=schedule,
         method=method,
         hparams=method.hparams(device_lr=lr),
-        algorithm=method.factory(
-            experiment.task.loss, experiment.schedule, experiment.sampler
-        ),
+        algorithm=method.factory(experiment.task.loss, schedule, experiment.sampler),
     )
     begin = session.begin(start(alone)) if session else None
     state = start(alone) if begin is None else begin.state

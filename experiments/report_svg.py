@@ -58,6 +58,16 @@ def words(text: str) -> str:
     return kept if len(kept) <= _LONGEST else kept[: _LONGEST - 1] + "…"
 
 
+def plain_ticks(axis: Any) -> None:
+    """Powers of ten as numbers: the style of reports shows no formulas."""
+    from matplotlib import ticker
+
+    for way in (axis.xaxis, axis.yaxis):
+        if way.get_scale() == "log":
+            way.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            way.set_minor_formatter(ticker.NullFormatter())
+
+
 def drawing(
     name: str,
     title: str,

@@ -85,7 +85,7 @@ def _write(
     measured: list[Any],
     values: flags.FlagValues,
 ) -> None:
-    found, curves = points.of(measured), asked.exact()
+    found, curves = points.of(measured, asked.remark), asked.exact()
     command = _command(name, small, values)
     seconds = sum({id(cell): cell["seconds"] for _, cell in measured}.values())
     text = (

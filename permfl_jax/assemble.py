@@ -1,7 +1,7 @@
 """A `Federation` from a dataset: partition, teams, split."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,12 @@ from permfl_jax.partitions import FOLLOW_WINDOWS, MAKE_TEAMS, PARTITIONS
 from permfl_jax.partitions.ownership import Ownership, digest
 from permfl_jax.partitions.partition import PartitionOptions, sliding_windows
 from permfl_jax.split import split
-from permfl_jax.teams import FORMATIONS
+from permfl_jax.teams import FORMATIONS, agreement
+from permfl_jax.teams.formation import Formation, Seen
 from permfl_jax.types import Federation
+
+# `(what a rule sees, federation) -> Seen`: `probes.Probe.look`.
+Look = Callable[[str, Federation], Seen]
 
 
 class Assembled(NamedTuple):
@@ -22,9 +26,11 @@ class Assembled(NamedTuple):
 
     Attributes:
       federation: with pools `{'x': [S', ...], 'y': [S']}`.
-      report: that of the partition; `partition` and `formation`, their names; `team`,
-        the team of each device before sorting; and `sha256`, the digest of
-        `ownership`.
+      report: that of the partition; `partition` and `formation`, their names;
+        `reveals`, `formation_bytes_up` and `_down`, what devices told and were told for
+        it; `team`, the team of each device before sorting, and `adjusted_rand`, its
+        agreement with the teams of a partition that makes teams; and `sha256`, the
+        digest of `ownership`.
       ownership: who has which rows of the dataset, and in which team.
     """
 
@@ -42,13 +48,13 @@ def build(
     validation_fraction: float = 0.10,
     test_fraction: float = 0.15,
     seed: int = 0,
+    look: Look | None = None,
     **numbers: Any,
 ) -> Assembled:
-    """Makes a federation of a dataset: partition, teams, split.
+    """Makes a federation of a dataset: partition, split, teams.
 
-    The three steps draw from streams of their own, so another formation leaves the
-    data of every device as it was (unless it chooses their classes), and another
-    fraction leaves the teams.
+    The three steps draw from streams of their own: another formation leaves each device
+    its data, unless it chooses their classes.
 
     Args:
       examples: a dataset.
@@ -57,9 +63,9 @@ def build(
       formation: a key of `FORMATIONS`; by default `default_formation`.
       validation_fraction: see `split`.
       test_fraction: see `split`.
-      seed: a non-negative integer.
-      **numbers: those of `PartitionOptions`, for instance `classes_per_device`; each
-        is ignored by partitions that do not read it.
+      seed: not negative.
+      look: shows trained models to rules that compare some: `probes.Probe.look`.
+      **numbers: of `PartitionOptions`; partitions ignore those they do not read.
 
     Returns:
       The federation, a report and who has what.
@@ -85,13 +91,13 @@ def build(
     windows = _windows(partition, formation, form, options, examples.num_classes)
     options = dataclasses.replace(options, class_windows=windows)
     indices, report = cut(np.random.default_rng([seed, 1]), examples, options)
-    counts = _label_counts(examples, indices)
-    team = form.assign(np.random.default_rng([seed, 2]), counts, sizes)
-    rng = np.random.default_rng([seed, 3])
-    parts = split(rng, indices, validation_fraction, test_fraction)
-    ownership = Ownership(*parts, team=team)
-    report |= {"partition": partition, "formation": formation}
-    report |= {"team": team.tolist(), "sha256": digest(ownership)}
+    shares = validation_fraction, test_fraction
+    parts = split(np.random.default_rng([seed, 3]), indices, *shares)
+    before = Ownership(*parts, team=_in_order(sizes))
+    seen = _seen(form, formation, examples, before, look)
+    rng = np.random.default_rng([seed, 2])
+    ownership = before._replace(team=form.assign(rng, seen.rows, sizes))
+    report |= _formed(partition, formation, seen, ownership)
     return Assembled(_federation(examples, ownership), report, ownership)
 
 
@@ -107,6 +113,27 @@ def default_formation(partition: str) -> str:
     return "consecutive" if partition in MAKE_TEAMS else "random"
 
 
+def _in_order(sizes):
+    """`[D]` int32: the first devices in team 0, and so on."""
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+
+
+def _formed(partition, formation, seen, ownership):
+    """The teams, what it cost to find them, and how true they are."""
+    team = ownership.team
+    formed = {
+        "partition": partition,
+        "formation": formation,
+        "reveals": FORMATIONS[formation].reveals,
+        "formation_bytes_up": seen.up,
+        "formation_bytes_down": seen.down,
+    }
+    if partition in MAKE_TEAMS:
+        truth = np.sort(team)  # the partition made them in order, of these sizes
+        formed["adjusted_rand"] = agreement.adjusted_rand(team, truth)
+    return formed | {"team": team.tolist(), "sha256": digest(ownership)}
+
+
 def _sizes(team_sizes, samples):
     """As plain numbers; before anything is allocated for so many devices."""
     sizes = tuple(int(size) for size in team_sizes)
@@ -120,6 +147,12 @@ def _sizes(team_sizes, samples):
 
 def _windows(partition, formation, form, options, num_classes):
     """The classes each device may hold; `None` if the partition does not ask."""
+    if form.needs_truth and partition not in MAKE_TEAMS:
+        raise InputError(
+            f"--team_formation={formation} needs teams that are true, which "
+            f"--partition={partition} does not make; choose --partition from "
+            f"{sorted(MAKE_TEAMS)} or another --team_formation."
+        )
     if partition in FOLLOW_WINDOWS:
         choose = form.class_windows or _sliding
         return choose(options.team_sizes, options.classes_per_device, num_classes)
@@ -144,11 +177,28 @@ def _sliding(sizes, classes_per_device, num_classes):
     return sliding_windows(sum(sizes), classes_per_device, num_classes)
 
 
-def _label_counts(examples, indices):
-    """`[D, C]` int64."""
-    return np.stack(
-        [np.bincount(examples.y[d], minlength=examples.num_classes) for d in indices]
-    )
+def _seen(
+    form: Formation,
+    formation: str,
+    examples: Examples,
+    before: Ownership,
+    look: Look | None,
+) -> Seen:
+    """What the rule is shown of the devices, in their order before they had teams."""
+    if form.sees in ("nothing", "labels"):
+        # Of training samples alone: teams must not know what devices are tested on.
+        counts = [
+            np.bincount(examples.y[rows], minlength=examples.num_classes)
+            for rows in before.train
+        ]
+        sent = 4 * len(counts) * examples.num_classes if form.sees == "labels" else 0
+        return Seen(np.stack(counts), sent, 0)
+    if look is None:
+        raise InputError(
+            f"--team_formation={formation} compares trained models: give "
+            "assemble.build a `look`, of probes.Probe."
+        )
+    return look(form.sees, _federation(examples, before))
 
 
 def _federation(examples, ownership):

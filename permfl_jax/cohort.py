@@ -106,6 +106,18 @@ class Cohort:
         rows = placement.num_rows(self.placement) if self.all_teams else 1
         return num_teams // rows
 
+    def of_team(self, rows: Params) -> Params:
+        """What each device's team has: leaves `[m, ...]` to `[A, ...]`."""
+        here = self.teams_on_chip(jax.tree.leaves(rows)[0].shape[0])
+
+        def on_chip(rows, slot):
+            return tree.take(rows, self.own_slot(slot, here))
+
+        specs = (self.team_spec, placement.BY_DEVICE)
+        return placement.per_chip(self.placement, on_chip, specs, placement.BY_DEVICE)(
+            rows, self.slot
+        )
+
     def sum_over_chips(self, value: Params) -> Params:
         """Inside `per_chip`: sums over the chips with devices of the same teams."""
         axes = "device" if self.all_teams else ("team", "device")

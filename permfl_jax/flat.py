@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import keys, local, tree, weighting
+from permfl_jax import keys, local, tree, uploads, weighting
 from permfl_jax.cohort import Cohort
 from permfl_jax.local import Shared, Steps
 from permfl_jax.participation import Sampler
 from permfl_jax.rules import Rule, proximal
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Federation, LossFn, Metrics, Params, State
+from permfl_jax.uploads import Exchange, Memory
 
 
 def draw(
@@ -50,6 +51,39 @@ def mean(schedule: Schedule, federation: Federation, cohort: Cohort, rows: Param
     """Weighted mean over the devices that act: leaves `[A, ...]` to `[...]`."""
     weight = cohort.weights(weighting.device_weights(schedule, federation))
     return of_one(cohort.team_mean(rows, weight, 1))
+
+
+def mean_sent(
+    schedule: Schedule,
+    federation: Federation,
+    cohort: Cohort,
+    rows: Params,
+    exchange: Exchange,
+) -> tuple[Params, Memory | None]:
+    """As `mean`, of what arrives of models that devices send, and their memory.
+
+    Args:
+      schedule: weights; code and loss.
+      federation: the data.
+      cohort: who acts, as one team.
+      rows: leaves `[A, ...]`.
+      exchange: from `sending`.
+    """
+    weight = cohort.weights(weighting.device_weights(schedule, federation))
+    model, memory = uploads.team_mean(
+        schedule, federation, cohort, rows, weight, 1, exchange
+    )
+    return of_one(model), memory
+
+
+def sending(key: jax.Array, state: State) -> Exchange:
+    """The only one of a round, with a server that has `state.server`.
+
+    Args:
+      key: the key of the run.
+      state: before the round.
+    """
+    return Exchange(key, state.round, 0, tree.stack(state.server, 1), state.uploads)
 
 
 def no_device_state(params: Params, num_devices: int, num_teams: int) -> State:
@@ -89,6 +123,11 @@ class Averaging(NamedTuple):
     pulled: bool = False
     batches: int = 1
 
+    def init(self, params: Params, num_devices: int, num_teams: int) -> State:
+        """The server at `params`."""
+        state = no_device_state(params, num_devices, num_teams)
+        return uploads.with_memory(state, self.schedule, self.sampler, params)
+
     def steps(self, key: jax.Array, hparams: Any, federation: Federation) -> Steps:
         """The K·L steps of a round; `key` from `keys.batch_key`."""
         return Steps(
@@ -110,13 +149,15 @@ class Averaging(NamedTuple):
         steps = self.steps(keys.batch_key(key), hparams, federation)
         weight = cohort.weights(weighting.device_weights(self.schedule, federation))
         before, server = cohort.take(state.cursor), to_all(state.server)
-        model, _, loss = local.train_mean(
-            steps, cohort, before, server, server if self.pulled else None, weight, 1
+        anchor = server if self.pulled else None
+        model, _, loss, memory = uploads.train_mean(
+            *(steps, cohort, before, server, anchor, weight, 1), sending(key, state)
         )
         state = state._replace(
             round=state.round + 1,
             cursor=cohort.put(state.cursor, before + steps.taken),
             server=of_one(model),
+            uploads=memory,
         )
         return state, {"device/loss": cohort.mean(loss).mean()}
 

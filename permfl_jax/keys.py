@@ -5,7 +5,7 @@ Nothing random hangs on how rounds are grouped into calls or on who else takes p
 
 import jax
 
-_BATCHES, _PARTICIPATION, _PERSONALIZE, _INIT, _MEASURE, _DRAWS = range(6)
+_BATCHES, _PARTICIPATION, _PERSONALIZE, _INIT, _MEASURE, _DRAWS, _UPLOADS = range(7)
 
 
 def batch_key(key: jax.Array) -> jax.Array:
@@ -36,6 +36,11 @@ def measure_key(key: jax.Array) -> jax.Array:
 def draw_key(key: jax.Array) -> jax.Array:
     """Key of what a method itself draws: coins, weights, first choices."""
     return jax.random.fold_in(key, _DRAWS)
+
+
+def upload_key(key: jax.Array, round_: jax.Array) -> jax.Array:
+    """Key of what happens to uploads in round t; fold in tier, exchange and sender."""
+    return jax.random.fold_in(jax.random.fold_in(key, _UPLOADS), round_)
 
 
 def fold_each(key: jax.Array, numbers: jax.Array) -> jax.Array:

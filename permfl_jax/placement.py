@@ -231,6 +231,15 @@ def constrain(state: State, placement: Placement) -> State:
         rest = jax.tree.map(lay(EVERYWHERE), extra._replace(device=None))
         return rest._replace(device=jax.tree.map(lay(BY_DEVICE), extra.device))
 
+    def lay_uploads(kept):
+        if kept is None:
+            return None
+        teams = {"team": kept.team, "heard": kept.heard}
+        return kept._replace(
+            device=jax.tree.map(lay(BY_DEVICE), kept.device),
+            **jax.tree.map(lay(BY_TEAM), teams),
+        )
+
     return State(
         round=lay(EVERYWHERE)(state.round),
         cursor=lay(BY_DEVICE)(state.cursor),
@@ -238,4 +247,5 @@ def constrain(state: State, placement: Placement) -> State:
         team=jax.tree.map(lay(BY_TEAM), state.team),
         server=jax.tree.map(lay(EVERYWHERE), state.server),
         extra=lay_extra(state.extra),
+        uploads=lay_uploads(state.uploads),
     )

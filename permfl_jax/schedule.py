@@ -3,6 +3,7 @@
 import dataclasses
 
 from permfl_jax.errors import InputError
+from permfl_jax.uplink import TIERS, Uplink
 
 BATCHINGS = ("shuffle", "cyclic")
 WEIGHTS = ("uniform", "samples")
@@ -30,6 +31,7 @@ class Schedule:
         have taken part at least once).
       keep_personal: store every device's model, D of them. Without, methods that do not
         need them from one round to the next show PM as adapted when it is evaluated.
+      uplink: what codes and losses do to uploads; `None` where nothing does.
 
     Examples:
       >>> Schedule(team_steps=5, device_steps=10, batch_size=None).steps_per_round
@@ -46,6 +48,7 @@ class Schedule:
     weights: str = "uniform"
     aggregate: str = "participants"
     keep_personal: bool = True
+    uplink: Uplink | None = None
 
     def __post_init__(self):
         check_count("--team_steps", self.team_steps)
@@ -68,6 +71,17 @@ class Schedule:
                 f"--keep_personal=false leaves --algorithm={algorithm} nothing: its "
                 "devices go on from models of their own."
             )
+
+    def require_uploads(self, algorithm: str, *tiers: str) -> None:
+        """Raises `InputError` if `uplink` is of other tiers than the method codes."""
+        for tier in TIERS:
+            given = [] if self.uplink is None else self.uplink.given(tier)
+            if given and tier not in tiers:
+                allowed = f"those of {' and '.join(f'{t}s' for t in tiers)}"
+                raise InputError(
+                    f"{given[0]} cannot be used with --algorithm={algorithm}: of its "
+                    f"uploads, {allowed if tiers else 'none'} can be coded or lost."
+                )
 
 
 def check_count(flag: str, value: int) -> None:

@@ -29,7 +29,13 @@ _SAME: Any = None
 _OWN: Any = 0
 # What a method counts hangs on the seed alone, whatever its hyper-parameters.
 _SETTINGS = State(
-    round=_SAME, cursor=_SAME, device=_OWN, team=_OWN, server=_OWN, extra=_OWN
+    round=_SAME,
+    cursor=_SAME,
+    device=_OWN,
+    team=_OWN,
+    server=_OWN,
+    extra=_OWN,
+    uploads=_OWN,
 )
 _SEEDS = _SETTINGS._replace(cursor=_OWN)
 

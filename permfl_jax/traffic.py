@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
+from permfl_jax.types import Params
+from permfl_jax.uplink import Uplink, upload_bytes
 
 
 class Traffic(NamedTuple):
@@ -56,7 +58,49 @@ def three_tier(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic
 def three_tier_read(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
     """As `three_tier`, and once a round a gradient from each device to its team."""
     sent = three_tier(hparams, schedule, sampler)
-    return sent._replace(device_up=sent.device_up + sampler.places)
+    read = reading(hparams, schedule, sampler)
+    return sent._replace(device_up=sent.device_up + read.device_up)
+
+
+def reading(hparams: object, schedule: Schedule, sampler: Sampler) -> Traffic:
+    """A gradient from each device, once a round."""
+    del hparams, schedule
+    return Traffic(sampler.places, 0, 0, 0)
+
+
+def in_bytes(
+    sent: Traffic, whole: Traffic, uplink: Uplink | None, model: Params
+) -> Traffic:
+    """Bytes of so many models, those that go up coded. What is lost was sent too.
+
+    Args:
+      sent: models.
+      whole: those of them that are never coded.
+      uplink: the codes, or `None`.
+      model: arrays, or their shapes and dtypes.
+
+    Examples:
+      Of 10 numbers, 3 go up with their places; 40 bytes come down.
+
+      >>> import jax.numpy as jnp
+      >>> from permfl_jax.uplink import Code
+      >>> uplink = Uplink(device=Code('topk', 0.3))
+      >>> model, nothing = jnp.zeros(10, 'float32'), Traffic(0, 0, 0, 0)
+      >>> in_bytes(Traffic(1, 1, 0, 0), nothing, uplink, model)
+      Traffic(device_up=24, device_down=40, team_up=0, team_down=0)
+    """
+    size = upload_bytes(None, model)
+    device, team = (None, None) if uplink is None else (uplink.device, uplink.team)
+
+    def up(sent, whole, code):
+        return whole * size + (sent - whole) * upload_bytes(code, model)
+
+    return Traffic(
+        device_up=up(sent.device_up, whole.device_up, device),
+        device_down=sent.device_down * size,
+        team_up=up(sent.team_up, whole.team_up, team),
+        team_down=sent.team_down * size,
+    )
 
 
 def by_coins(hparams: Any, schedule: Schedule, sampler: Sampler) -> Traffic:

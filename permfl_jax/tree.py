@@ -59,6 +59,20 @@ def put(tree: Params, index: jax.Array | None, rows: Params) -> Params:
     return jax.tree.map(lambda x, r: x.at[index].set(r, mode="drop"), tree, rows)
 
 
+def where(chosen: jax.Array, new: Params, old: Params) -> Params:
+    """Rows of `new` where `chosen` `[A]`, else of `old`, to the bit.
+
+    Examples:
+      >>> where(jnp.array([True, False]), jnp.ones(2), jnp.zeros(2)).tolist()
+      [1.0, 0.0]
+    """
+
+    def leaf(n, o):
+        return jnp.where(chosen.reshape(-1, *[1] * (n.ndim - 1)), n, o)
+
+    return jax.tree.map(leaf, new, old)
+
+
 def stack(tree: Params, size: int) -> Params:
     """`size` copies of a model: leaves `[...]` become `[size, ...]`."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), tree)

@@ -101,6 +101,8 @@ class State(NamedTuple):
       server: leaves `[...]`, the global model (GM), or `None`.
       extra: whatever else a method carries, or `None`; what it has of every device,
         leaves `[D, ...]`, in a field `device`.
+      uploads: what senders of coded or lost uploads remember (`uploads.Memory`), or
+        `None`.
     """
 
     round: jax.Array
@@ -109,6 +111,7 @@ class State(NamedTuple):
     team: Params | None
     server: Params | None
     extra: Any = None
+    uploads: Any = None
 
 
 class Algorithm(NamedTuple):

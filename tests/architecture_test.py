@@ -18,12 +18,12 @@ PACKAGE = ROOT / "permfl_jax"
 # them may import each other.
 FLOORS = [
     {"errors", "plain_files", "types"},
-    {"schedule", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
+    {"schedule", "uplink", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
     | {"theory", "bounds", "random_effects"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},
-    {"aggregation", "flat", "spreads", "pulls"},
+    {"aggregation", "flat", "spreads", "pulls", "uploads"},
     {"models"},
     {"data", "partitions", "teams", "measure", "quadratics", "closed_forms"},
     {"assemble", "advice"},
@@ -31,7 +31,7 @@ FLOORS = [
     {"scores"},
     {"runner", "sweep", "evaluate", "checkpoints", "provenance", "seals", "deploy"}
     | {"leaves"},
-    {"results", "checked", "row_file"},
+    {"probes", "results", "checked", "row_file", "regroup"},
 ]
 # A method sees a loss and a federation, never where they come from.
 FORBIDDEN = {"algorithms": {"data", "models", "partitions", "teams", "assemble"}}

@@ -10,6 +10,7 @@ from permfl_jax.data.examples import Examples
 from permfl_jax.errors import InputError
 from permfl_jax.partitions import FOLLOW_WINDOWS, PARTITIONS, ownership
 from permfl_jax.teams import FORMATIONS
+from permfl_jax.teams.formation import Seen
 
 
 def rows_of(samples, d):
@@ -23,12 +24,24 @@ def make_examples(device=None, per_class=180, num_classes=10):
     return Examples(x, y, num_classes, 1.0, 0.0, device)
 
 
+def look(sees, federation):
+    """In place of training: how many samples of each class a device has."""
+    assert federation.identity.tolist() == list(range(len(federation.identity)))
+    counts = fed.class_counts(federation.train, 10)
+    if sees == "losses":
+        counts = counts[:, : fed.num_teams(federation)]
+    return Seen(counts, 7, 8)
+
+
 def build(examples=None, **options):
-    options = {"team_sizes": (5, 5, 5, 5), "seed": 0, **options}
+    options = {"team_sizes": (5, 5, 5, 5), "seed": 0, "look": look, **options}
     return assemble.build(examples or make_examples(), **options)
 
 
-@pytest.mark.parametrize("formation", sorted(FORMATIONS))
+# Those that need true teams have none here; tests/teams has theirs.
+@pytest.mark.parametrize(
+    "formation", sorted(n for n, form in FORMATIONS.items() if not form.needs_truth)
+)
 @pytest.mark.parametrize("team_sizes", [(2, 4, 8, 26), (3, 2)])
 def test_build_makes_what_was_asked(formation, team_sizes):
     examples = make_examples()
@@ -224,3 +237,23 @@ def test_every_number_reaches_its_partition(partition, number, values):
         for value in values
     }
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("formation", ["update_cosine", "loss_choice"])
+def test_rules_that_compare_models_are_shown_some(formation):
+    report = build(formation=formation).report
+    assert (report["formation_bytes_up"], report["formation_bytes_down"]) == (7, 8)
+    with pytest.raises(InputError, match=f"{formation} compares trained models"):
+        build(formation=formation, look=None)
+
+
+def test_rules_by_labels_see_training_samples_alone():
+    before = build(formation="label_kmeans")
+    counts = fed.class_counts(before.federation.train, 10)
+    order = np.asarray(before.federation.identity)
+    rows = np.empty_like(counts)
+    rows[order] = counts
+    rng = np.random.default_rng([0, 2])
+    team = FORMATIONS["label_kmeans"].assign(rng, rows, (5, 5, 5, 5))
+    assert team.tolist() == before.report["team"]
+    assert before.report["formation_bytes_up"] == 4 * 20 * 10

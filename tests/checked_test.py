@@ -33,7 +33,17 @@ def rounds(loop, name, federation=None, rounds_per_call=1):
     return loop(algorithm, key, hparams, state, federation, 2, rounds_per_call)
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+# With states of every kind; all others by --thorough.
+KINDS = {"permfl", "scaffold", "demlearn", "pfedbayes"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in KINDS else pytest.param(name, marks=pytest.mark.thorough)
+        for name in sorted(ALGORITHMS)
+    ],
+)
 def test_a_sound_round_is_not_accused_and_gives_the_same(name):
     *_, (watched, _) = rounds(checked.run, name)
     *_, (plain, _) = rounds(runner.run, name)

@@ -7,7 +7,10 @@ import sys
 
 # Tests compile thousands of small programs once: half of the time is LLVM's, polishing.
 # Before JAX reads it; programs that tests start have it too.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 import jax
 import pytest
@@ -25,6 +28,20 @@ jax.config.update("jax_num_cpu_devices", 4)
 _MOST_MAPS = 30_000
 _TESTS_BETWEEN_LOOKS = 10
 _tests = itertools.count(1)
+
+
+def pytest_addoption(parser):
+    """`--thorough`: also the cases that others stand for."""
+    parser.addoption("--thorough", action="store_true", help="also cases marked so")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked thorough; pytest says how many."""
+    if config.getoption("--thorough"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)

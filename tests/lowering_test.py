@@ -5,6 +5,7 @@ not run here.
 """
 
 import functools
+import itertools
 import re
 
 import jax
@@ -49,8 +50,10 @@ def task_of(model):
     return task.classification(module, jnp.zeros(shape, jnp.uint8), scale=1 / 255)
 
 
-def lowered(name, model, mesh, precision, platforms):
-    """StableHLO of one call of the runner for those platforms."""
+@functools.cache
+def traced(name, model, shape, precision):
+    """One call of the runner, for any platform."""
+    mesh = None if shape is None else mesh_of(*shape)
     federation, _ = federation_of(model)
     # Such chips compute all their devices at once; this host would choose fewer.
     federation = placement.place(federation, mesh, device_chunk=4)
@@ -64,25 +67,41 @@ def lowered(name, model, mesh, precision, platforms):
             lambda: algorithm.init(task_.init(jax.random.key(0)), 4, 2)
         )
         hparams = ALGORITHMS[name].hparams().traced()
-        traced = runner.advance.trace(
+        return runner.advance.trace(
             algorithm, 2, jax.random.key(0), hparams, start, federation
         )
-        return traced.lower(lowering_platforms=platforms).as_text()
+
+
+def lowered(name, model, shape, precision, platform):
+    """StableHLO for a platform."""
+    with jax.default_matmul_precision(precision):
+        call = traced(name, model, shape, precision)
+        return call.lower(lowering_platforms=(platform,)).as_text()
 
 
 def calls_in(text):
     return set(re.findall(r"custom_call @([\w.$-]+)", text)) - CALLS
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [None, (2, 2)], ids=str)
-@pytest.mark.parametrize("platform", PLATFORMS)
+def cases():
+    """One chip in one precision, a mesh in the other; by --thorough all, as for CNN."""
+    for name, model in [*((name, "mclr") for name in NAMES), ("permfl", "cnn")]:
+        for shape, precision in itertools.product(
+            (None, (2, 2)), ("float32", "bfloat16")
+        ):
+            chosen = (shape is None) == (precision == "float32") or model == "cnn"
+            marks = [] if chosen else pytest.mark.thorough
+            for platform in PLATFORMS:
+                yield pytest.param(
+                    *(name, model, platform, shape, precision), marks=marks
+                )
+
+
 @pytest.mark.parametrize(
-    ("name", "model"), [*((name, "mclr") for name in NAMES), ("permfl", "cnn")]
+    ("name", "model", "platform", "shape", "precision"), list(cases()), ids=str
 )
 def test_a_round_is_lowered_for(name, model, platform, shape, precision):
-    mesh = None if shape is None else mesh_of(*shape)
-    text = lowered(name, model, mesh, precision, (platform,))
+    text = lowered(name, model, shape, precision, platform)
     assert "stablehlo.while" in text
     assert calls_in(text) <= (CUDA_CALLS if platform == "cuda" else set())
     wanted = "HIGHEST" if precision == "float32" else "DEFAULT"

@@ -75,11 +75,17 @@ CASES = [
 ]
 
 
-# Every way for PerMFL and for the methods that do not use the shared averages; three
-# that together have all of it, but for rows of one chip, for the others.
+# Every way for PerMFL; for the others two that with single precision below have all of
+# it, but for rows of one chip. By --thorough every way also for those that do not use
+# the shared averages, and three for the others.
 EVERY_WAY = {"permfl", "al2gd", "demlearn", "ifca"}
-SOME = [CASES[1], CASES[2], CASES[6]]
-PAIRS = [(n, c) for n in NAMES for c in (CASES if n in EVERY_WAY else SOME)]
+SOME = [CASES[2], CASES[6]]
+PAIRS = [
+    pytest.param(n, c, marks=[] if quick else pytest.mark.thorough)
+    for n in NAMES
+    for c in (CASES if n in EVERY_WAY else [CASES[1], *SOME])
+    for quick in [c in SOME or n == "permfl"]
+]
 
 
 @pytest.mark.parametrize(("name", "case"), PAIRS, ids=str)

@@ -1,5 +1,6 @@
 """Every member of a sweep is the run that it stands for."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -104,8 +105,15 @@ def run_alone(
     return list(runner.run(algorithm, key, hparams, start, federation, rounds, 2))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+def members():
+    """All methods with all and with few devices; by --thorough what those stand for."""
+    for name, setting in itertools.product(ALGORITHMS, SETTINGS):
+        chosen = setting in ("full", "few") or name in ("permfl", "ditto", "fedavg")
+        marks = [] if chosen else pytest.mark.thorough
+        yield pytest.param(name, setting, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "setting"), list(members()))
 def test_a_member_is_the_run_alone(name, setting):
     """To rounding: products of many models are added in another order."""
     algorithm, hparams, federation = built_or_skipped(name, setting)

@@ -11,7 +11,7 @@ from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 from permfl_jax.schedule import Schedule
 
-from ..experiment import Experiment
+from ..experiment import Experiment, bytes_sent, model_bytes
 from ..members import Members
 from ..population import Population
 from . import columns, grids, scores
@@ -206,8 +206,8 @@ def _train(entry, settings, seeds, splits, rounds, every):
 
 
 def _sent(entry, setting):
-    """Models sent in a round, by tier and direction."""
+    """Models sent in a round, by tier and direction; a coded one is a part of one."""
     built = entry.built
     hparams = grids.checked(entry.name, entry.column.fixed(entry.name), setting)
-    sent = built.method.traffic(hparams, built.schedule, built.sampler)
-    return {"traffic": {name: float(x) for name, x in sent._asdict().items()}}
+    sent, model = bytes_sent(built, hparams), model_bytes(built.task)
+    return {"traffic": {name: x / model for name, x in sent._asdict().items()}}

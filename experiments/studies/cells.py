@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from permfl_jax import hparams, provenance, scores
+from permfl_jax import algorithms, hparams, provenance, scores
 from permfl_jax.errors import InputError
 
 from .. import experiment, machine
@@ -18,7 +18,7 @@ from ..contests import scores as labels
 from ..contests.grids import Setting
 from ..members import Members
 from ..population import Population
-from . import rivals
+from . import regrouped, rivals
 from .study import Arm, Study
 
 _SCORES = (*labels.SCORES, "macro_f1")
@@ -92,7 +92,9 @@ def measure(
         settings = config_of(cell, values)
         if built is None or cell.flags != before:
             machine.set_precision(settings.precision)
-            data = dataclasses.replace(settings, algorithm="local", hparam=())
+            # Rivals are no entries of the registry, and refuse what PerMFL refuses.
+            known = cell.method if cell.method in algorithms.ALGORITHMS else "permfl"
+            data = dataclasses.replace(settings, algorithm=known, hparam=())
             built = experiment.spread(experiment.build(data))
             built = built._replace(task=scores.by_class(built.task))
             before = cell.flags
@@ -113,11 +115,10 @@ def _train(cell, built, settings, seeds):
         hparams=_checked(cell),
     )
     begun = time.monotonic()
-    rows = [
-        row
-        for _, some in Population(own, who).train(("validation", "test"))
-        for row in some
-    ]
+    trainer = (regrouped.Regrouped if cell.method == regrouped.NAME else Population)(
+        own, who
+    )
+    rows = [row for _, some in trainer.train(("validation", "test")) for row in some]
     return {
         "method": cell.method,
         "flags": list(cell.flags),
@@ -125,6 +126,7 @@ def _train(cell, built, settings, seeds):
         "seconds": round(time.monotonic() - begun, 1),
         "majority_accuracy": own.majority_accuracy,
         "partition": {k: v for k, v in own.report.items() if not isinstance(v, list)},
+        "team": own.report["team"],
         "commit": provenance.git_commit(),
         "results": [_result(rows, setting, seeds) for setting in cell.settings],
     }
@@ -141,6 +143,10 @@ def _result(rows, setting, seeds):
     else:
         sent = {k: v for k, v in runs[0][-1].items() if k.startswith("bytes/")}
         found["bytes"] = sent
+        found["formed"] = {
+            name: [run[-1][name] for run in runs if name in run[-1]]
+            for name in regrouped.FOUND
+        }
     for label in labels.LABELS:
         prefix = labels.prefix_of(own, label)
         if prefix is None:

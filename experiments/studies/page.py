@@ -9,6 +9,8 @@ from . import points
 from .points import Point
 from .study import Curve, Study
 
+_ROOM = 0.2  # accuracy
+
 
 def picture(
     study: Study, found: Sequence[Point], curves: Sequence[Curve], title: str
@@ -24,19 +26,24 @@ def picture(
     exact = list(dict.fromkeys(curve.panel for curve in curves))
     measured = list(dict.fromkeys(point.arm.panel for point in found))
     across = len(points.LABELS)
-    rows = -(-len(exact) // across) + len(measured)
+    first = -(-len(exact) // across)
+    last = first + len(measured)
+    rows = last + -(-2 * len(study.by_bytes) // across)
 
     def draw(figure):
         axes = figure.subplots(rows, across, squeeze=False)
         for panel, axis in zip(exact, axes.flat, strict=False):
             _exact_panel(axis, study, panel, [c for c in curves if c.panel == panel])
-        first = -(-len(exact) // across)
-        for axis in axes.flat[len(exact) : first * across]:
+        used = last * across + 2 * len(study.by_bytes)
+        for axis in (*axes.flat[len(exact) : first * across], *axes.flat[used:]):
             axis.set_visible(False)
-        for panel, row in zip(measured, axes[first:], strict=True):
+        for panel, row in zip(measured, axes[first:last], strict=True):
             own = [point for point in found if point.arm.panel == panel]
             for label, axis in zip(points.LABELS, row, strict=True):
                 _panel(axis, study, panel, label, own)
+        ways = [(p, way) for p in study.by_bytes for way in _WAYS]
+        for (panel, way), axis in zip(ways, axes[last:].flat, strict=False):
+            _bytes_panel(axis, [p for p in found if p.arm.panel == panel], way)
         figure.suptitle(title, fontsize=10)
 
     size = (4.2 * across, 3.2 * rows)
@@ -59,10 +66,18 @@ def _exact_panel(axis, study, panel, curves):
 
 def _panel(axis, study, panel, label, found):
     order = list(dict.fromkeys(point.arm.at for point in found))
+    lines: dict[str, list[tuple[float | str, Interval]]] = {}
+    for point in found:
+        if (mean := points.mean(point, label)) is not None:
+            lines.setdefault(point.arm.line, []).append((point.arm.at, mean))
+    far = _far_below({name: [m.mean for _, m in own] for name, own in lines.items()})
+    joined = "-" if not isinstance(order[0], str) else ""  # names have no between
     for number, line in enumerate(dict.fromkeys(point.arm.line for point in found)):
-        own = [point for point in found if point.arm.line == line]
-        there = [(p.arm.at, m) for p in own if (m := points.mean(p, label))]
-        if there:
+        there = lines.get(line)
+        if line in far and there:
+            low, high = (100 * f(m.mean for _, m in there) for f in (min, max))
+            axis.plot([], [], " ", label=f"{line}: below, {low:.0f} to {high:.0f} %")
+        elif there:
             axis.errorbar(
                 _places([at for at, _ in there], order),
                 [100 * mean.mean for _, mean in there],
@@ -71,11 +86,53 @@ def _panel(axis, study, panel, label, found):
                 marker=report_svg.MARKS[number % len(report_svg.MARKS)],
                 markersize=4,
                 capsize=2,
+                linestyle=joined,
                 label=line,
             )
     _finish(axis, study, panel, order)
     axis.set_ylabel(f"{label}, test accuracy, %")
     axis.set_title(panel, fontsize=9)
+
+
+def _far_below(lines: dict[str, list[float]]) -> set[str]:
+    """Lines that would leave the others no room: all of them is 20 points lower."""
+    if not lines:
+        return set()
+    best = max(max(values) for values in lines.values())
+    near = {name for name, values in lines.items() if max(values) > best - _ROOM}
+    lowest = min(min(lines[name]) for name in near)
+    return {name for name, values in lines.items() if max(values) < lowest - _ROOM}
+
+
+# What is drawn over the bytes of a tier.
+_WAYS = {"team_up": ("GM", "team to server"), "device_up": ("PM", "device to team")}
+
+
+def _bytes_panel(axis, found, way):
+    label, name = _WAYS[way]
+    for number, line in enumerate(dict.fromkeys(point.arm.line for point in found)):
+        own = [p for p in found if p.arm.line == line and f"bytes/{way}" in p.bytes_]
+        there = sorted(
+            (p.bytes_[f"bytes/{way}"], m.mean)
+            for p in own
+            if (m := points.mean(p, label))
+        )
+        if there and there[0][0] > 0:
+            axis.plot(
+                [sent / 1e6 for sent, _ in there],
+                [100 * mean for _, mean in there],
+                color=report_svg.colour(number),
+                marker=report_svg.MARKS[number % len(report_svg.MARKS)],
+                markersize=4,
+                label=line,
+            )
+    axis.set(
+        xscale="log", xlabel=f"MB sent, {name}", ylabel=f"{label}, test accuracy, %"
+    )
+    axis.set_title(f"{found[0].arm.panel}: over bytes", fontsize=9)
+    report_svg.plain_ticks(axis)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7)
 
 
 def _places(at, order):
@@ -145,6 +202,7 @@ def _panel_table(study, panel, found):
     base = {point.arm.at: point for point in reversed(found)}  # the first line's
     head = [study.axes[panel][0], "", *_COLUMNS, "PM − first", "GM − first"]
     head += ["GM at 95 %", "team-to-server MB", "device-to-team MB", "chosen for PM"]
+    head += ["remark"] * bool(study.remark)
     rows = []
     for point in found:
         row = [_text(point.arm.at), point.arm.line]
@@ -156,6 +214,7 @@ def _panel_table(study, panel, found):
         row.append(_number(point.arrived))
         row += [_megabytes(point.bytes_, way) for way in ("team_up", "device_up")]
         row.append(_setting(point))
+        row += [point.remark] * bool(study.remark)
         rows.append(row)
     return f"**{panel}** (test, %, ± 95 % interval over seeds)\n\n" + _markdown(
         head, rows

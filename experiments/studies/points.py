@@ -1,6 +1,7 @@
 """From the cells of a study to the points of its lines."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..intervals import Interval, interval, paired
@@ -20,6 +21,7 @@ class Point(NamedTuple):
       chosen: label to the setting that was best on validation.
       bytes_: sent until the last round by tier and direction, for GM's setting.
       arrived: rounds until GM has 95 % of the panel's best, or `None`.
+      remark: of the study, on the cell.
     """
 
     arm: Arm
@@ -27,15 +29,23 @@ class Point(NamedTuple):
     chosen: dict[str, dict[str, float]]
     bytes_: dict[str, float]
     arrived: Interval | None
+    remark: str = ""
 
 
-def of(found: list[tuple[Arm, dict[str, Any]]]) -> list[Point]:
+def of(
+    found: list[tuple[Arm, dict[str, Any]]],
+    remark: Callable[[dict[str, Any]], str] | None = None,
+) -> list[Point]:
     """All points of a study.
 
     Args:
       found: every arm with its cell.
+      remark: `(cell) -> text`.
     """
-    points = [_point(arm, cell) for arm, cell in found]
+    points = [
+        _point(arm, cell)._replace(remark=remark(cell) if remark else "")
+        for arm, cell in found
+    ]
     best: dict[str, float] = {}
     for point in points:
         own = mean(point, "GM")

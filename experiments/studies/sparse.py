@@ -9,6 +9,12 @@ from .study import Curve, Study
 
 _LR = 0.05
 _BUDGET = 100  # team rounds in all, T·K
+_CODES = {
+    "whole": "none",
+    "int8": "int8",
+    "largest 10 %": "topk:0.1",
+    "largest 1 %": "topk:0.01",
+}
 
 
 def _loops(quick):
@@ -25,6 +31,12 @@ def _arms(quick):
         arms += _lines("teams that act", acting, f"--teams_per_round={acting}")
     for acting in (1, 10) if quick else (1, 2, 5, 10):
         arms += _lines("devices that act", acting, f"--devices_per_round={acting}")
+    for name, code in _CODES.items():
+        flags = f"--device_upload={code} --team_upload={code}"
+        arms += _lines("coded uploads", name, flags)
+    for loss in (0.0, 0.3) if quick else (0.0, 0.1, 0.3, 0.5):
+        flags = f"--device_loss={loss} --team_loss={loss}"
+        arms += _lines("lost uploads", loss, flags)
     return arms
 
 
@@ -84,5 +96,8 @@ STUDY = Study(
         "T·K = 100": ("team rounds K", "accuracy"),
         "teams that act": ("teams that act, of 4", "accuracy"),
         "devices that act": ("devices that act, of 10 a team", "accuracy"),
+        "coded uploads": ("what is sent of each upload", "accuracy"),
+        "lost uploads": ("share of uploads that are lost, both tiers", "accuracy"),
     },
+    by_bytes=("T·K = 100", "devices that act", "coded uploads"),
 )

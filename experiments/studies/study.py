@@ -1,7 +1,7 @@
 """What a study is made of: arms that are trained, and curves that are exact."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..contests.grids import Setting as Setting
 
@@ -65,6 +65,8 @@ class Study(NamedTuple):
       arms: `(quick) -> arms`.
       exact: `() -> curves`.
       axes: panel to what its axis shows, and for exact panels to what is drawn.
+      by_bytes: measured panels that are also drawn over the bytes that were sent.
+      remark: `(cell) -> text`, a column more in the tables, or `None`.
     """
 
     title: str
@@ -73,6 +75,8 @@ class Study(NamedTuple):
     arms: Callable[[bool], Sequence[Arm]]
     exact: Callable[[], Sequence[Curve]]
     axes: dict[str, tuple[str, str]]
+    by_bytes: tuple[str, ...] = ()
+    remark: Callable[[dict[str, Any]], str] | None = None
 
 
 # PerMFL as in Table 2 of the paper, without its step size of the devices.

@@ -37,6 +37,7 @@ class Method(NamedTuple):
       gradients: what a device computes in a round, in multiples of K·L.
       batch: gradients on one mini-batch; where it does not divide K·L, more than
         `gradients` says are computed.
+      whole: as `traffic`, the part that an `Uplink` leaves as it is.
       advise: `(hparams, schedule, num_rounds, measured, l2) -> [str]`, warnings before
         a run, or `None` if the method has no theory to check against.
     """
@@ -46,6 +47,7 @@ class Method(NamedTuple):
     traffic: Callable[..., traffic.Traffic]
     gradients: int = 1
     batch: int = 1
+    whole: Callable[..., traffic.Traffic] = traffic.none
     advise: Callable[..., list[str]] | None = None
 
 
@@ -64,7 +66,10 @@ ALGORITHMS: dict[str, Method] = {
         permfl.permfl, permfl.HParams, traffic.three_tier, advise=advice.three_tier
     ),
     "permfl_auto": Method(
-        permfl_auto.permfl_auto, permfl_auto.HParams, traffic.three_tier_read
+        permfl_auto.permfl_auto,
+        permfl_auto.HParams,
+        traffic.three_tier_read,
+        whole=traffic.reading,
     ),
     "fedavg": Method(fedavg.fedavg, fedavg.HParams, traffic.two_tier),
     "perfedavg": Method(

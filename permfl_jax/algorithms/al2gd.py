@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import flat, keys, local, placement, tree, weighting
+from permfl_jax import flat, keys, local, tree, weighting
 from permfl_jax import hparams as checks
 from permfl_jax.cohort import Cohort
 from permfl_jax.local import Steps
@@ -135,9 +135,10 @@ def al2gd(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       sampler: who takes part.
 
     Raises:
-      InputError: the schedule keeps no personal models.
+      InputError: the schedule keeps no personal models, or codes uploads.
     """
     schedule.require_personal("al2gd")
+    schedule.require_uploads("al2gd")
     method = _AL2GD(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 
@@ -261,7 +262,7 @@ def move(
     to_server = jnp.where(everyone, numbers.all_to_server, 0)
     to_team = jnp.where(everyone, numbers.all_to_team, numbers.team_to_team)
     meet = everyone | coins.team
-    own_mean, own_meet = _of_own_team(cohort, (means[0], meet))
+    own_mean, own_meet = cohort.of_team((means[0], meet))
 
     def leaf(theta, stepped, own, common):
         here, far = to_team.astype(theta.dtype), to_server.astype(theta.dtype)
@@ -269,20 +270,6 @@ def move(
         return jnp.where(own_meet.reshape(-1, *[1] * (theta.ndim - 1)), met, stepped)
 
     return jax.tree.map(leaf, theta, stepped, own_mean, means[1])
-
-
-def _of_own_team(cohort, rows):
-    """Leaves `[m, ...]` to `[A, ...]`: what each device's team has."""
-    num_teams = jax.tree.leaves(rows)[0].shape[0]
-    here = cohort.teams_on_chip(num_teams)
-
-    def on_chip(rows, slot):
-        return tree.take(rows, cohort.own_slot(slot, here))
-
-    specs = (cohort.team_spec, placement.BY_DEVICE)
-    return placement.per_chip(cohort.placement, on_chip, specs, placement.BY_DEVICE)(
-        rows, cohort.slot
-    )
 
 
 def advise(hparams: HParams, *_: object) -> list[str]:

@@ -106,9 +106,11 @@ def demlearn(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm
       sampler: who takes part.
 
     Raises:
-      InputError: the schedule keeps no personal models, or too many devices act.
+      InputError: the schedule keeps no personal models or codes uploads, or too many
+        devices act.
     """
     schedule.require_personal("demlearn")
+    schedule.require_uploads("demlearn")
     if sampler.places > MOST_DEVICES:
         raise InputError(
             f"--algorithm=demlearn compares every two of the devices that act in a "

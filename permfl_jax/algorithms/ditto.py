@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import flat, keys, local, tree, weighting
+from permfl_jax import flat, keys, tree, uploads, weighting
 from permfl_jax import hparams as checks
 from permfl_jax.local import Steps
 from permfl_jax.participation import Sampler
@@ -97,9 +97,10 @@ def ditto(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       sampler: who takes part.
 
     Raises:
-      InputError: the schedule keeps no personal models.
+      InputError: the schedule keeps no personal models, or codes uploads of teams.
     """
     schedule.require_personal("ditto")
+    schedule.require_uploads("ditto", "device")
     method = _Ditto(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 
@@ -112,9 +113,10 @@ class _Ditto(NamedTuple):
     sampler: Sampler
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
-        return flat.no_device_state(params, num_devices, num_teams)._replace(
+        state = flat.no_device_state(params, num_devices, num_teams)._replace(
             device=tree.stack(params, num_devices)
         )
+        return uploads.with_memory(state, self.schedule, self.sampler, params)
 
     def round(
         self, key: jax.Array, numbers: Numbers, state: State, federation: Federation
@@ -124,14 +126,16 @@ class _Ditto(NamedTuple):
         steps = self.steps(keys.batch_key(key), numbers, federation)
         weight = cohort.weights(weighting.device_weights(self.schedule, federation))
         sent = flat.to_all(state.server)
-        model, personal, losses = local.train_mean(
-            steps, cohort, before, personal, sent, weight, 1
+        model, personal, losses, memory = uploads.train_mean(
+            *(steps, cohort, before, personal, sent, weight, 1),
+            flat.sending(key, state),
         )
         state = state._replace(
             round=state.round + 1,
             cursor=cohort.put(state.cursor, before + steps.taken),
             device=cohort.put(state.device, personal),
             server=flat.of_one(model),
+            uploads=memory,
         )
         return state, {
             "device/loss": cohort.mean(losses[:, 0]).mean(),

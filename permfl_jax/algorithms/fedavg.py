@@ -25,6 +25,10 @@ def fedavg(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule codes uploads of teams.
     """
+    schedule.require_uploads("fedavg", "device")
     method = flat.Averaging(loss_fn, schedule, sampler)
-    return Algorithm(flat.no_device_state, method.round)
+    return Algorithm(method.init, method.round)

@@ -50,6 +50,10 @@ def fedprox(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule codes uploads of teams.
     """
+    schedule.require_uploads("fedprox", "device")
     method = flat.Averaging(loss_fn, schedule, sampler, pulled=True)
-    return Algorithm(flat.no_device_state, method.round)
+    return Algorithm(method.init, method.round)

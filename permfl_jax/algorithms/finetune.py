@@ -68,7 +68,11 @@ def finetune(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part in training.
+
+    Raises:
+      InputError: the schedule codes uploads of teams.
     """
+    schedule.require_uploads("finetune", "device")
     method = flat.Averaging(loss_fn, schedule, sampler, rates=_training)
 
     def personalize(
@@ -83,7 +87,7 @@ def finetune(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm
             key, numbers.tuning, state.server, federation, cohort, schedule.device_steps
         )
 
-    return Algorithm(flat.no_device_state, method.round, personalize)
+    return Algorithm(method.init, method.round, personalize)
 
 
 def _training(numbers):

@@ -19,12 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import aggregation, flat, keys, local, tree, weighting
+from permfl_jax import aggregation, flat, keys, tree, uploads, weighting
 from permfl_jax.local import Shared, Steps
 from permfl_jax.participation import Sampler
 from permfl_jax.rules import Rates, StepSize
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+from permfl_jax.uploads import Exchange
 
 HParams = StepSize
 
@@ -49,10 +50,11 @@ class _HSGD(NamedTuple):
     sampler: Sampler
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
-        return flat.no_device_state(params, num_devices, num_teams)._replace(
+        state = flat.no_device_state(params, num_devices, num_teams)._replace(
             team=tree.stack(params, num_teams),
             extra=aggregation.nobody_seen(self.schedule, self.sampler),
         )
+        return uploads.with_memory(state, self.schedule, self.sampler, params)
 
     def round(
         self, key: jax.Array, rates: Rates, state: State, federation: Federation
@@ -66,28 +68,27 @@ class _HSGD(NamedTuple):
         acting = self.sampler.acting_teams
 
         def team_round(carry, k):
-            team, cursor = carry
+            team, cursor, memory = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             before = cohort.take(cursor)
-            team, _, loss = local.train_mean(
-                steps,
-                cohort,
-                before,
-                Shared(team),
-                None,
-                cohort.weights(weights),
-                acting,
+            weight = cohort.weights(weights)
+            team, _, loss, memory = uploads.train_mean(
+                *(steps, cohort, before, Shared(team), None, weight, acting),
+                Exchange(key, state.round, k, team, memory),
             )
-            return (team, cohort.put(cursor, before + steps.taken)), cohort.mean(loss)
+            cursor = cohort.put(cursor, before + steps.taken)
+            return (team, cursor, memory), cohort.mean(loss)
 
-        (team, cursor), losses = jax.lax.scan(
+        (team, cursor, memory), losses = jax.lax.scan(
             team_round,
-            (tree.stack(state.server, acting), state.cursor),
+            (tree.stack(state.server, acting), state.cursor, state.uploads),
             jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
         )
         all_team = tree.put(state.team, teams, team)
-        server, seen = aggregation.server_mean(
-            self.schedule, self.sampler, federation, team, all_team, teams, state.extra
+        server, seen, memory = aggregation.mean_sent(
+            *(self.schedule, self.sampler, federation, team, all_team, teams),
+            state.extra,
+            Exchange(key, state.round, 0, state.server, memory),
         )
-        state = State(state.round + 1, cursor, None, all_team, server, seen)
+        state = State(state.round + 1, cursor, None, all_team, server, seen, memory)
         return state, {"device/loss": losses.mean()}

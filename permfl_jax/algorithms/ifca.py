@@ -45,7 +45,11 @@ def ifca(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part; its teams say k.
+
+    Raises:
+      InputError: the schedule codes uploads.
     """
+    schedule.require_uploads("ifca")
     method = _IFCA(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round, method.personalize)
 
@@ -89,7 +93,7 @@ class _IFCA(NamedTuple):
         state = state._replace(
             round=state.round + 1,
             cursor=cohort.put(state.cursor, before + steps.taken),
-            extra=_where(share > 0, mean, clusters),
+            extra=tree.where(share > 0, mean, clusters),
         )
         return state, {
             "device/loss": cohort.mean(loss).mean(),
@@ -142,20 +146,26 @@ def best_choice(
       cursor: `[A]` int32, the number of that mini-batch; it is not used up.
       clusters: leaves `[k, ...]`.
     """
+    loss = losses_under(steps._replace(count=1), cohort, cursor, clusters)
+    return jnp.argmin(loss, axis=1).astype(jnp.int32)
+
+
+def losses_under(
+    steps: Steps, cohort: Cohort, cursor: jax.Array, clusters: Params
+) -> jax.Array:
+    """`[A, k]`: of each device under each model, the mean over the mini-batches.
+
+    Args:
+      steps: give the loss and the mini-batches.
+      cohort: which devices, as one team.
+      cursor: `[A]` int32, the number of the first mini-batch; none is used up.
+      clusters: leaves `[k, ...]`.
+    """
 
     def losses(step: Step, nothing: Params) -> tuple[Params, jax.Array]:
         # One model after the other; its gradient is never used, so never computed.
         return nothing, jax.lax.map(lambda model: step.gradient(model)[0], clusters)
 
-    steps, nothing = steps._replace(rule=losses, count=1), Shared(jnp.zeros(1))
+    steps, nothing = steps._replace(rule=losses), Shared(jnp.zeros(1))
     _, loss = local.train(steps, cohort, cursor, nothing, None)
-    return jnp.argmin(loss, axis=1).astype(jnp.int32)
-
-
-def _where(chosen, new, old):
-    """Rows of `new` where `chosen` `[k]`, else of `old`, to the bit."""
-
-    def leaf(n, o):
-        return jnp.where(chosen.reshape(-1, *[1] * (n.ndim - 1)), n, o)
-
-    return jax.tree.map(leaf, new, old)
+    return loss

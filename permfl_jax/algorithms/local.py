@@ -30,9 +30,10 @@ def local(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       sampler: who takes part.
 
     Raises:
-      InputError: the schedule keeps no personal models.
+      InputError: the schedule keeps no personal models, or codes uploads.
     """
     schedule.require_personal("local")
+    schedule.require_uploads("local")
     method = _Local(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 

@@ -70,7 +70,11 @@ def perfedavg(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorith
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule codes uploads of teams.
     """
+    schedule.require_uploads("perfedavg", "device")
     method = flat.Averaging(loss_fn, schedule, sampler, meta_step, batches=2)
 
     def personalize(
@@ -84,7 +88,7 @@ def perfedavg(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorith
         rates = Rates(numbers.adapt, jnp.zeros_like(numbers.adapt))
         return method.adapted(key, rates, state.server, federation, cohort, 1)
 
-    return Algorithm(flat.no_device_state, method.round, personalize)
+    return Algorithm(method.init, method.round, personalize)
 
 
 def meta_step(step: Step, params: Params) -> tuple[Params, jax.Array]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import aggregation, keys, local, tree, weighting
+from permfl_jax import aggregation, keys, local, tree, uploads, weighting
 from permfl_jax import hparams as checks
 from permfl_jax.cohort import Cohort
 from permfl_jax.local import Shared, Steps
@@ -23,6 +23,7 @@ from permfl_jax.participation import Sampler
 from permfl_jax.rules import Rates
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+from permfl_jax.uploads import Exchange
 
 
 class Gains(NamedTuple):
@@ -131,7 +132,7 @@ class PerMFL(NamedTuple):
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
         """Everybody at `params`."""
-        return State(
+        state = State(
             round=jnp.int32(0),
             cursor=jnp.zeros(num_devices, jnp.int32),
             device=tree.stack(params, num_devices)
@@ -141,18 +142,21 @@ class PerMFL(NamedTuple):
             server=params,
             extra=aggregation.nobody_seen(self.schedule, self.sampler),
         )
+        return uploads.with_memory(state, self.schedule, self.sampler, params)
 
     def round(
         self, key: jax.Array, gains: Gains, state: State, federation: Federation
     ) -> tuple[State, Metrics]:
         """One global round."""
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
-        team, device, cursor, losses = self.below(
+        team, device, cursor, memory, losses = self.below(
             key, gains, state, federation, teams, None
         )
         all_team = tree.put(state.team, teams, team)
-        team_mean, seen = aggregation.server_mean(
-            self.schedule, self.sampler, federation, team, all_team, teams, state.extra
+        team_mean, seen, memory = aggregation.mean_sent(
+            *(self.schedule, self.sampler, federation, team, all_team, teams),
+            state.extra,
+            Exchange(key, state.round, 0, state.server, memory),
         )
         state = State(
             round=state.round + 1,
@@ -162,11 +166,12 @@ class PerMFL(NamedTuple):
             # x <- (1 - βγ) x + βγ mean(w)
             server=tree.lerp(state.server, team_mean, gains.to_teams),
             extra=seen,
+            uploads=memory,
         )
         return state, {"device/loss": losses.mean()}
 
     def below(self, key, gains, state, federation, teams, rows):
-        """K team rounds from x: w `[m, ...]`, θ and cursors `[D]`, losses.
+        """K team rounds from x: w `[m, ...]`, θ and cursors `[D]`, memory, losses.
 
         `rows` is 0 where each of the m teams has a, b and each of the D devices a λ of
         its own, else `None`.
@@ -174,26 +179,29 @@ class PerMFL(NamedTuple):
         draw_key = keys.participation_key(key, state.round)
 
         def team_round(carry, k):
-            team, device, cursor = carry
+            team, device, cursor, memory = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             before = cohort.take(cursor)
             prox = gains.device_prox if rows is None else cohort.take(gains.device_prox)
             steps = self.steps(key, gains._replace(device_prox=prox), federation)
-            theta, theta_mean, loss = self.exchange(steps, cohort, before, Shared(team))
+            sending = Exchange(key, state.round, k, team, memory)
+            theta, theta_mean, loss, memory = self.exchange(
+                steps, cohort, before, Shared(team), sending
+            )
             team = jax.vmap(team_step, in_axes=(0, None, 0, rows, rows))(
                 team, state.server, theta_mean, gains.to_devices, gains.to_server
             )
             after = before + self.schedule.device_steps
             device, cursor = cohort.put((device, cursor), (theta, after))
-            return (team, device, cursor), cohort.mean(loss)
+            return (team, device, cursor, memory), cohort.mean(loss)
 
         team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
-        (team, device, cursor), losses = jax.lax.scan(
+        (team, device, cursor, memory), losses = jax.lax.scan(
             team_round,
-            (team, state.device, state.cursor),
+            (team, state.device, state.cursor, state.uploads),
             jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
         )
-        return team, device, cursor, losses
+        return team, device, cursor, memory, losses
 
     def steps(self, key: jax.Array, gains: Gains, federation: Federation) -> Steps:
         """The L steps of an exchange."""
@@ -205,19 +213,22 @@ class PerMFL(NamedTuple):
             federation,
         )
 
-    def exchange(self, steps, cohort, cursor, team):
-        """θ from, and pulled to, w; kept if asked for. Returns θ, its means, losses."""
+    def exchange(self, steps, cohort, cursor, team, sending):
+        """θ from, and pulled to, w; kept if asked for: θ, its means, losses, memory."""
         weight = cohort.weights(
             weighting.device_weights(self.schedule, steps.federation)
         )
         acting = self.sampler.acting_teams
         if not self.schedule.keep_personal:
-            theta_mean, _, loss = local.train_mean(
-                steps, cohort, cursor, team, team, weight, acting
+            theta_mean, _, loss, memory = uploads.train_mean(
+                steps, cohort, cursor, team, team, weight, acting, sending
             )
-            return None, theta_mean, loss
+            return None, theta_mean, loss, memory
         theta, loss = local.train(steps, cohort, cursor, team, team)
-        return theta, cohort.team_mean(theta, weight, acting), loss
+        theta_mean, memory = uploads.team_mean(
+            self.schedule, steps.federation, cohort, theta, weight, acting, sending
+        )
+        return theta, theta_mean, loss, memory
 
     def personalize(
         self,

@@ -31,6 +31,7 @@ from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 from permfl_jax.spreads import Spreads
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
+from permfl_jax.uploads import Exchange
 
 # What teams go at least while x is on its way, of the way to their devices' optimum.
 _TRAVELLING = 0.95
@@ -162,17 +163,15 @@ class _PerMFLAuto(NamedTuple):
         learned = self.look(key, numbers, state, federation, teams)
         gains, device_share, way = self.gains(numbers, learned, federation)
         a, b = tree.take((gains.to_devices, gains.to_server), teams)
-        team, device, cursor, losses = self.inner.below(
-            key,
-            gains._replace(to_devices=a, to_server=b),
-            state,
-            federation,
-            teams,
-            rows=0,
+        moves = gains._replace(to_devices=a, to_server=b)
+        team, device, cursor, memory, losses = self.inner.below(
+            key, moves, state, federation, teams, rows=0
         )
         all_team = tree.put(state.team, teams, team)
-        team_mean, seen = aggregation.server_mean(
-            self.schedule, self.sampler, federation, team, all_team, teams, learned.seen
+        team_mean, seen, memory = aggregation.mean_sent(
+            *(self.schedule, self.sampler, federation, team, all_team, teams),
+            learned.seen,
+            Exchange(key, state.round, 0, state.server, memory),
         )
         residual = jax.tree.map(
             lambda w, x: (w - x) / way.astype(x.dtype), team_mean, state.server
@@ -187,6 +186,7 @@ class _PerMFLAuto(NamedTuple):
             team=all_team,
             server=tree.lerp(state.server, team_mean, g),
             extra=learned._replace(seen=seen),
+            uploads=memory,
         )
         return state, {
             "device/loss": losses.mean(),

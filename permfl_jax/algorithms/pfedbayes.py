@@ -141,9 +141,10 @@ def pfedbayes(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorith
       sampler: who takes part.
 
     Raises:
-      InputError: the schedule keeps no personal models.
+      InputError: the schedule keeps no personal models, or codes uploads.
     """
     schedule.require_personal("pfedbayes")
+    schedule.require_uploads("pfedbayes")
     method = _PFedBayes(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 

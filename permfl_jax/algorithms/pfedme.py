@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from permfl_jax import flat, keys, local, rules, tree
+from permfl_jax import flat, keys, local, rules, tree, uploads
 from permfl_jax import hparams as checks
 from permfl_jax.cohort import Cohort
 from permfl_jax.local import Steps
@@ -100,7 +100,11 @@ def pfedme(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: R = K, S = L, batches, weights p.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule codes uploads of teams.
     """
+    schedule.require_uploads("pfedme", "device")
     method = _PFedMe(loss_fn, schedule, sampler)
     up_to_date = sampler.full and schedule.keep_personal
     return Algorithm(
@@ -117,9 +121,10 @@ class _PFedMe(NamedTuple):
 
     def init(self, params: Params, num_devices: int, num_teams: int) -> State:
         kept = self.schedule.keep_personal
-        return flat.no_device_state(params, num_devices, num_teams)._replace(
+        state = flat.no_device_state(params, num_devices, num_teams)._replace(
             device=tree.stack(params, num_devices) if kept else None
         )
+        return uploads.with_memory(state, self.schedule, self.sampler, params)
 
     def round(
         self, key: jax.Array, numbers: Numbers, state: State, federation: Federation
@@ -128,7 +133,9 @@ class _PFedMe(NamedTuple):
         steps = self.steps(keys.batch_key(key), numbers, federation)
         before = cohort.take(state.cursor)
         models, loss = self.exchange(steps, cohort, before, state.server)
-        mean = flat.mean(self.schedule, federation, cohort, models.local)
+        mean, memory = flat.mean_sent(
+            self.schedule, federation, cohort, models.local, flat.sending(key, state)
+        )
         device = state.device
         if device is not None:
             device = cohort.put(device, models.personal)
@@ -137,6 +144,7 @@ class _PFedMe(NamedTuple):
             cursor=cohort.put(state.cursor, before + steps.taken),
             device=device,
             server=tree.lerp(state.server, mean, numbers.server),
+            uploads=memory,
         )
         return state, {"device/loss": cohort.mean(loss).mean()}
 

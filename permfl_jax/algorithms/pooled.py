@@ -30,7 +30,11 @@ def pooled(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: whose samples are there.
+
+    Raises:
+      InputError: the schedule codes uploads.
     """
+    schedule.require_uploads("pooled")
     return Algorithm(flat.no_device_state, _Pooled(loss_fn, schedule, sampler).round)
 
 

@@ -83,7 +83,11 @@ def scaffold(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights p.
       sampler: who takes part.
+
+    Raises:
+      InputError: the schedule codes uploads.
     """
+    schedule.require_uploads("scaffold")
     method = _Scaffold(loss_fn, schedule, sampler)
     return Algorithm(method.init, method.round)
 

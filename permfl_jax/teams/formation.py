@@ -8,19 +8,42 @@ import numpy as np
 from permfl_jax.errors import InputError
 
 
+class Seen(NamedTuple):
+    """What a rule is shown of devices that have trained a little.
+
+    Attributes:
+      rows: `[D, F]`, of each device.
+      up: bytes that all devices sent for it.
+      down: bytes that they were sent.
+    """
+
+    rows: np.ndarray
+    up: int
+    down: int
+
+
 class Formation(NamedTuple):
     """A rule that puts D devices into M teams, which may differ in size.
 
     Attributes:
-      assign: `(rng, label_counts [D, C], team_sizes [M]) -> [D]` int32, the team of
-        each device; `team_sizes` sum to D.
+      assign: `(rng, seen [D, F], team_sizes [M]) -> [D]` int32, the team of each
+        device; `team_sizes` sum to D.
       class_windows: `None`, or `(team_sizes, classes_per_device, num_classes) ->
         [D, J]` int64 for a rule that chooses, before the data is cut, which classes
         each device may hold.
+      sees: what `seen` is: `labels`, the counts of each device's training labels
+        `[D, C]`, which is also given to rules that use `nothing`; `updates` `[D, P]`,
+        how its model changed in its first steps; or `losses` `[D, M]`, under M models
+        that were trained to differ.
+      reveals: what each device tells the server so that teams can be formed.
+      needs_truth: the partition must have made teams.
     """
 
     assign: Callable[..., np.ndarray]
     class_windows: Callable[..., np.ndarray] | None = None
+    sees: str = "nothing"
+    reveals: str = "nothing"
+    needs_truth: bool = False
 
 
 def windows_in_blocks(

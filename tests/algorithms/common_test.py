@@ -1,10 +1,10 @@
 """What must hold for every method of the registry."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from federations import classes_federation, mclr_loss, mclr_params
@@ -20,6 +20,7 @@ COUNTS, TEAMS = [3, 9, 4, 5, 6], [0, 0, 1, 1, 1]
 SCHEDULE = Schedule(team_steps=2, device_steps=3, batch_size=4)
 
 
+@functools.cache  # what is compiled for one test serves the next
 def setup(name, schedule=SCHEDULE, teams_per_round=None, devices_per_round=None):
     federation, _ = classes_federation(0, COUNTS, TEAMS)
     sampler = Sampler.of(federation, teams_per_round, devices_per_round)
@@ -63,7 +64,9 @@ def test_hyper_parameters_are_numbers_with_defaults(name):
     chex.assert_tree_all_finite(ALGORITHMS[name].hparams().traced())
 
 
-@pytest.mark.parametrize("partial", [(None, None), (1, 2)])
+@pytest.mark.parametrize(
+    "partial", [pytest.param((None, None), marks=pytest.mark.thorough), (1, 2)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_state_keeps_its_structure_and_the_input_its_values(name, partial):
     algorithm, hparams, federation = setup(name, SCHEDULE, *partial)
@@ -79,15 +82,15 @@ def test_the_state_keeps_its_structure_and_the_input_its_values(name, partial):
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.parametrize("partial", [(None, None), (1, 2)])
+@pytest.mark.parametrize(
+    "partial", [pytest.param((None, None), marks=pytest.mark.thorough), (1, 2)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_rounds_per_call_changes_nothing(name, partial):
     algorithm, hparams, federation = setup(name, SCHEDULE, *partial)
     one = final(algorithm, hparams, federation, rounds_per_call=1)
     two = final(algorithm, hparams, federation, rounds_per_call=2)
-    four = final(algorithm, hparams, federation, rounds_per_call=4)
     chex.assert_trees_all_equal(one, two)
-    chex.assert_trees_all_equal(one, four)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,31 +131,6 @@ def test_one_trace_for_any_values_seeds_and_rounds(name):
         values = {f: scale * getattr(hparams_class(), f) for f in floats}
         final(counting, hparams_class(**values).traced(), federation, seed, rounds)
     assert len(traces) == 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_seeds_and_settings_run_in_one_program(name):
-    """2 seeds x 3 settings under vmap equal six single runs."""
-    algorithm, _, federation = setup(name, SCHEDULE, 1, 2)
-    settings = [
-        ALGORITHMS[name].hparams(device_lr=lr).traced() for lr in (0.05, 0.1, 0.2)
-    ]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
-    keys = jax.random.split(jax.random.key(7), 2)
-
-    def two_rounds(key, hparams):
-        state = algorithm.init(mclr_params(1), len(COUNTS), 2)
-        for _ in range(2):
-            state, _ = algorithm.round(key, hparams, state, federation)
-        return state
-
-    over_settings = jax.vmap(two_rounds, in_axes=(None, 0))
-    together = jax.jit(jax.vmap(over_settings, in_axes=(0, None)))(keys, stacked)
-    single = jax.jit(two_rounds)
-    for s in range(2):
-        for h, hparams in enumerate(settings):
-            member = jax.tree.map(lambda x, s=s, h=h: x[s, h], together)
-            chex.assert_trees_all_close(member, single(keys[s], hparams), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,7 +186,15 @@ def test_cost_follows_participation(name):
     assert flops(4) <= 0.15 * flops(None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("permfl", "fedavg", "ifca")
+        else pytest.param(name, marks=pytest.mark.thorough)
+        for name in NAMES
+    ],
+)
 def test_unequal_teams_cost_as_much_as_equal_ones(name):
     counts = [20] * 40
     equal = round_flops(name, counts, np.repeat(range(4), 10))
@@ -238,7 +224,9 @@ def compiled_round(name, counts, teams, devices_per_round=None, batch_size=16):
     return jax.jit(algorithm.round).lower(*arguments).compile()
 
 
-@pytest.mark.parametrize("batch_size", [16, None])
+@pytest.mark.parametrize(
+    "batch_size", [16, pytest.param(None, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_follows_the_samples_really_held(name, batch_size):
     """Lognormal(2) sizes: working memory stays far below padding to the largest."""

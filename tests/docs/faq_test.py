@@ -102,6 +102,13 @@ PROVOKED = {
     "chips": more_chips_than_there_are,
     "no-test-samples": build("--test_fraction=0"),
     "few-classes": build("--team_formation=worst_case", "--classes_per_device=6"),
+    "no-truth": build("--team_formation=oracle"),
+    "formation-diverged": build(
+        "--team_formation=update_cosine",
+        "--formation_lr=1e30",
+        "--device_steps=20",
+        "--l2=1",
+    ),
     "no-windows": build("--team_formation=worst_case", "--partition=dirichlet"),
     "no-raw-files": lambda folder: build(
         "--dataset=banking77", f"--manual_dir={folder}", f"--data_dir={folder}"

@@ -49,6 +49,7 @@ def test_schedule_and_sampler_are_what_was_asked_for():
         "weights": "samples",
         "aggregate": "stale",
         "keep_personal": False,
+        "uplink": None,
     }
     assert dataclasses.astuple(built.sampler) == ((2, 3), 1, 2)
     assert fed.team_sizes(built.federation) == (2, 3)

@@ -58,10 +58,12 @@ def test_a_signal_saves_and_says_how_to_go_on(
         "--algorithm=ifca",
         "--aggregate=stale",
         "--chips=2",
+        "--device_upload=int8 --team_upload=topk:0.1 --team_loss=0.3 --aggregate=stale",
+        "--algorithm=pfedme --device_upload=topk:0.1 --device_loss=0.3",
     ],
 )
 def test_every_kind_of_state_goes_on_to_the_bit(given, tmp_path, monkeypatch):
-    some = (given, "--teams_per_round=1", "--devices_per_round=1")
+    some = (*given.split(), "--teams_per_round=1", "--devices_per_round=1")
     run(tmp_path / "plain", *some)
     stopped_at(monkeypatch, tmp_path / "run", 3, *some)
     run(tmp_path / "run", *some)
@@ -199,7 +201,7 @@ def test_checkpoints_must_fall_between_calls(tmp_path):
 def test_kills_at_random_moments_leave_the_same_bits():
     """The long form: python tests/soak.py --kills=50."""
     done = subprocess.run(
-        [sys.executable, "tests/soak.py", "--kills=4", "--algorithms=permfl,scaffold"],
+        [sys.executable, "tests/soak.py", "--kills=4", "--algorithms=scaffold"],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -207,4 +209,4 @@ def test_kills_at_random_moments_leave_the_same_bits():
         timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("all equal to the bit") == 2
+    assert done.stdout.count("all equal to the bit") == 1

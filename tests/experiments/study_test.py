@@ -180,3 +180,11 @@ def test_permfl_by_what_its_rounds_depend_on():
 def test_names_stand_in_their_order_on_an_axis():
     assert page._places(["b", "a", "b"], ["a", "b"]) == [1, 0, 1]
     assert page._places([3, 1], [1, 3]) == [3, 1]
+
+
+def test_a_line_far_below_all_others_leaves_them_the_room():
+    lines = {"a": [0.95, 0.94], "b": [0.9, 0.93], "low": [0.5, 0.1]}
+    assert page._far_below(lines) == {"low"}
+    assert page._far_below({**lines, "low": [0.5, 0.75]}) == set()
+    assert page._far_below({"a": [0.9, 0.1], "b": [0.2]}) == set()
+    assert page._far_below({}) == set()

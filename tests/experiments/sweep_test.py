@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import pathlib
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 
@@ -27,19 +25,7 @@ SWEEP = ("--seeds=0,7", "--grid=device_lr=0.01,0.1")
 
 
 def call(module, *flags):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *SMALL, *flags],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return forked.run(f"experiments.{module}", *SMALL, *flags, JAX_NUM_CPU_DEVICES="1")
 
 
 def rows(path):

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import forked
 import pytest
 
 from permfl_jax import provenance, results
@@ -22,7 +23,12 @@ SMALL = (
 )
 
 
-def train(*flags, cwd=ROOT):
+def train(*flags, **options):
+    return forked.run("experiments.train", *flags, **options)
+
+
+def started(*flags, cwd=ROOT):
+    """As a user starts it."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "experiments.train", *flags],
@@ -42,7 +48,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "nested" / "folder"
-    done = train(*SMALL, "--eval_every=2", f"--workdir={folder}")
+    done = started(*SMALL, "--eval_every=2", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -344,7 +350,7 @@ def assert_one_sentence(done, *words):
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     flags = (*SMALL, "--nolocal_floor", f"--data_dir={tmp_path / 'data'}")
-    done = train(*flags, f"--workdir={tmp_path / 'one'}")
+    done = started(*flags, f"--workdir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
 
     def kept():
@@ -353,5 +359,5 @@ def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
 
     before = kept()
     assert before
-    assert train(*flags, f"--workdir={tmp_path / 'two'}").returncode == 0
+    assert started(*flags, f"--workdir={tmp_path / 'two'}").returncode == 0
     assert kept() == before

@@ -1,0 +1,29 @@
+"""What rules of team formation by labels share: who is like whom."""
+
+import numpy as np
+from scipy.cluster import hierarchy
+
+from permfl_jax.teams import groups
+
+
+def shares(label_counts: np.ndarray) -> np.ndarray:
+    """`[D, C]`, of each device's samples in each class.
+
+    Args:
+      label_counts: `[D, C]`.
+    """
+    total = np.maximum(label_counts.sum(axis=1, keepdims=True), 1)
+    return label_counts / total
+
+
+def tree(label_counts: np.ndarray) -> np.ndarray:
+    """Average linkage of devices by the total variation between their shares.
+
+    Args:
+      label_counts: `[D, C]`, of at least 2 devices.
+
+    Raises:
+      InputError: more devices than can be compared.
+    """
+    groups.check_pairs(len(label_counts), "label_kmeans")
+    return hierarchy.linkage(shares(label_counts) / 2, "average", metric="cityblock")
