@@ -18,7 +18,6 @@ from permfl_jax import (
     probes,
     scores,
     task,
-    traffic,
 )
 from permfl_jax.data import long_tail
 from permfl_jax.errors import InputError
@@ -26,7 +25,7 @@ from permfl_jax.participation import Sampler
 from permfl_jax.partitions.ownership import Ownership
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Algorithm, Federation
-from permfl_jax.uplink import upload_bytes
+from permfl_jax.uplink import Link, upload_bytes
 
 from . import machine
 from .config import Config
@@ -71,8 +70,7 @@ class Experiment(NamedTuple):
         Raises:
           InputError: it was begun on other data.
         """
-        partition = (recorded or {}).get("partition")
-        before = partition.get("sha256") if isinstance(partition, dict) else None
+        before = (_partition(recorded) or {}).get("sha256")
         if recorded is not None and before != self.report["sha256"]:
             raise InputError(
                 f"--workdir={workdir} holds a run on other data: its partition is "
@@ -80,9 +78,27 @@ class Experiment(NamedTuple):
                 f"{self.report['sha256'][:12]}; choose another folder."
             )
 
+    def check_alike(self) -> None:
+        """That all processes have these samples and owners; all of them must ask.
 
-def build(config: Config) -> Experiment:
+        Raises:
+          InputError: this one has others than the first.
+        """
+        own = int(self.report["sha256"][:7], 16)
+        if hosts.of_first(own) != own:
+            raise InputError(
+                f"process {jax.process_index()} has another partition than the first: "
+                "give all the same data, flags and kind of machine."
+            )
+
+
+def build(config: Config, recorded: dict[str, Any] | None = None) -> Experiment:
     """Checks everything that can be checked before data is read, then reads it.
+
+    Args:
+      config: the flags.
+      recorded: config.json of a run that was begun before. Its teams are taken where
+        they were found by training, which another machine rounds otherwise.
 
     Raises:
       InputError: any user's mistake.
@@ -106,9 +122,8 @@ def build(config: Config) -> Experiment:
     examples = _load(config)
     classify = _task(config, examples)
     _check_room(config, classify)
-    devices, report, ownership = _deal(
-        config, examples, _look(config, classify, schedule)
-    )
+    look = _look(config, classify, schedule)
+    devices, report, ownership = _deal(config, examples, look, _partition(recorded))
     if not np.asarray(devices.test.count).any():
         raise InputError(
             f"--test_fraction={config.test_fraction} leaves no device a test sample; "
@@ -129,25 +144,34 @@ def build(config: Config) -> Experiment:
     )
 
 
+def _partition(recorded):
+    """What config.json says of the data; `None` if it does not."""
+    found = (recorded or {}).get("partition")
+    return found if isinstance(found, dict) else None
+
+
 def _check_room(config, classify):
     """The models alone, before any is made; a system without room kills, untold."""
-    kept = config.num_devices if config.keep_personal else 0
+    link = Link.of(config.uplink, "device")
+    remembers = link is not None and link.remembers
+    kept = 1 + config.num_devices * (config.keep_personal + remembers)
     model, there = model_bytes(classify), hosts.memory()
-    if jax.default_backend() == "cpu" and (1 + kept) * model > there:
+    if jax.default_backend() == "cpu" and kept * model > there:
         raise InputError(
-            f"--model={config.model} takes {model / 1e9:.3g} GB, {1 + kept} of them "
+            f"--model={config.model} takes {model / 1e9:.3g} GB, {kept} of them "
             f"are kept and this machine has {there / 1e9:.3g}: lower --hidden, or give "
-            "--nokeep_personal, which stores no device's model."
+            "--nokeep_personal, which stores no device's model, and --noupload_memory "
+            "where --device_upload is coded."
         )
 
 
 def model_bytes(classify: task.Task) -> int:
     """Of a model as it is in memory."""
-    return upload_bytes(None, _model(classify))
+    return upload_bytes(None, model_shapes(classify))
 
 
-def _model(classify):
-    """Its shapes and dtypes."""
+def model_shapes(classify: task.Task) -> Any:
+    """Its arrays' shapes and dtypes."""
     return jax.eval_shape(classify.init, jax.random.key(0))
 
 
@@ -169,7 +193,7 @@ def _look(config, classify, schedule):
     return look
 
 
-def _deal(config, examples, look):
+def _deal(config, examples, look, known):
     with machine.on_host():
         return assemble.build(
             examples,
@@ -180,6 +204,7 @@ def _deal(config, examples, look):
             test_fraction=config.test_fraction,
             seed=config.seed,
             look=look,
+            known=known,
             classes_per_device=config.classes_per_device,
             dirichlet_alpha=config.dirichlet_alpha,
             team_alpha=config.team_alpha,
@@ -204,36 +229,6 @@ def spread(experiment: Experiment) -> Experiment:
     mesh = placement.choose_mesh(experiment.federation, chips)
     placed = placement.place(experiment.federation, mesh, config.device_chunk)
     return experiment._replace(federation=placed)
-
-
-def cost(experiment: Experiment, hparams: Any, rounds: int) -> dict[str, float]:
-    """What so many global rounds cost: bytes by tier and direction, and device steps.
-
-    Args:
-      experiment: its method, schedule, sampler and model.
-      hparams: checked hyper-parameters.
-      rounds: t.
-    """
-    schedule, sampler = experiment.schedule, experiment.sampler
-    bytes_ = bytes_sent(experiment, hparams).times(rounds)._asdict()
-    bytes_ = {f"bytes/{name}": number for name, number in bytes_.items()}
-    return bytes_ | {"device_steps": rounds * schedule.steps_per_round * sampler.places}
-
-
-def bytes_sent(experiment: Experiment, hparams: Any) -> traffic.Traffic:
-    """Bytes of one global round by tier and direction; uploads as they are coded.
-
-    Args:
-      experiment: see `cost`.
-      hparams: likewise.
-    """
-    schedule, method = experiment.schedule, experiment.method
-    models, whole = (
-        count(hparams, schedule, experiment.sampler)
-        for count in (method.traffic, method.whole)
-    )
-    model = _model(experiment.task)
-    return traffic.in_bytes(models, whole, schedule.uplink, model)
 
 
 def _majority(devices, num_classes):

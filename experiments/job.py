@@ -16,7 +16,8 @@ from permfl_jax.errors import DivergenceError
 from permfl_jax.types import State
 
 from . import machine
-from .experiment import Experiment, cost, rounds_per_call
+from .costs import cost
+from .experiment import Experiment, rounds_per_call
 from .session import Begin, Session
 
 flags.DEFINE_bool(

@@ -12,7 +12,7 @@ from absl import flags
 from permfl_jax import evaluate, keys, runner, sweep
 from permfl_jax.types import Federation, State
 
-from . import experiment, timing
+from . import costs, experiment, timing
 from .members import Members
 
 PAIRS = 5  # measurements of `Population.cost`
@@ -87,9 +87,7 @@ class Population:
                     else:
                         row = self._score(evaluator, state, who, splits)
                         row |= _last(metrics, who)
-                        row |= experiment.cost(
-                            self.built, self.who.hparams[who[1]], round_
-                        )
+                        row |= costs.cost(self.built, self.who.hparams[who[1]], round_)
                     rows.append({**member, **now, **row})
             yield round_, rows
 

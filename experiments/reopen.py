@@ -39,7 +39,7 @@ def read(
     settings = dataclasses.replace(settings, workdir=workdir, **given)
     machine.set_precision(settings.precision)
     arrays = _arrays(workdir)
-    built = experiment.build(settings)
+    built = experiment.build(settings, recorded)
     built.check_partition(workdir, recorded)
     return Finished(built, _state(workdir, built, arrays))
 

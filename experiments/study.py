@@ -23,7 +23,7 @@ from permfl_jax.errors import InputError
 
 from . import config, machine, members, population, program, quick, studies
 from .contests.cells import Store
-from .studies import cells, page, points
+from .studies import cells, page, points, regrouped
 
 flags.DEFINE_string("study", None, f"One of: {', '.join(studies.STUDIES)}.")
 _SEEDS = ("0", "1", "2", "3", "4")
@@ -74,6 +74,8 @@ def _identity(cell: cells.Cell, values: flags.FlagValues, seeds: Any) -> Any:
     skipped = ("workdir", "data_dir", "manual_dir", "chips", "device_chunk")
     used = {k: v for k, v in vars(settings).items() if k not in skipped}
     used |= {"method": cell.method, "settings": cell.settings, "seeds": seeds}
+    if cell.method == regrouped.NAME:
+        used["regrouping"] = regrouped.CONSTANTS
     return json.loads(json.dumps(used))
 
 

@@ -64,9 +64,10 @@ def _opened(settings, lock):
 
 
 def _work(settings, folder):
-    built = experiment.build(settings)
+    built = experiment.build(settings, folder.begun)
     start = session.of_run(settings, folder)
     built.check_partition(folder.path, folder.begun)
+    built.check_alike()
     for warning in job.advice(built):
         print(f"warning: {warning}", file=sys.stderr)
     # Who has what is told by the samples while they lie on the host.
@@ -153,7 +154,9 @@ def follow(settings: config.Config) -> None:
     """What every process but the first does: the same work, and nothing is written."""
     if machine.agree(False):
         return
-    built = experiment.spread(experiment.build(settings))
+    built = experiment.build(settings)
+    built.check_alike()
+    built = experiment.spread(built)
     start = session.of_run(settings, None)
     job.planned_bytes(built)
     begin = start.begin(job.start(built)) or session.Begin(job.start(built), [], 0.0)

@@ -19,6 +19,7 @@ from permfl_jax.types import Federation
 
 # `(what a rule sees, federation) -> Seen`: `probes.Probe.look`.
 Look = Callable[[str, Federation], Seen]
+_TRAINED = ("updates", "losses")  # what rules see that models must be trained for
 
 
 class Assembled(NamedTuple):
@@ -49,6 +50,7 @@ def build(
     test_fraction: float = 0.15,
     seed: int = 0,
     look: Look | None = None,
+    known: dict[str, Any] | None = None,
     **numbers: Any,
 ) -> Assembled:
     """Makes a federation of a dataset: partition, split, teams.
@@ -65,6 +67,7 @@ def build(
       test_fraction: see `split`.
       seed: not negative.
       look: shows trained models to rules that compare some: `probes.Probe.look`.
+      known: `report` of this build earlier; teams found by training are taken from it.
       **numbers: of `PartitionOptions`; partitions ignore those they do not read.
 
     Returns:
@@ -85,19 +88,17 @@ def build(
     partition = partition or default_partition(examples)
     formation = formation or default_formation(partition)
     sizes = _sizes(team_sizes, len(examples.y))
-    options = PartitionOptions(team_sizes=sizes, **numbers)
     cut = _look_up("--partition", partition, PARTITIONS)
     form = _look_up("--team_formation", formation, FORMATIONS)
-    windows = _windows(partition, formation, form, options, examples.num_classes)
-    options = dataclasses.replace(options, class_windows=windows)
-    indices, report = cut(np.random.default_rng([seed, 1]), examples, options)
-    shares = validation_fraction, test_fraction
-    parts = split(np.random.default_rng([seed, 3]), indices, *shares)
+    options = PartitionOptions(team_sizes=sizes, **numbers)
+    options = _windowed(partition, formation, form, options, examples.num_classes)
+    cut_rng, form_rng, split_rng = (np.random.default_rng([seed, i]) for i in (1, 2, 3))
+    indices, report = cut(cut_rng, examples, options)
+    parts = split(split_rng, indices, validation_fraction, test_fraction)
     before = Ownership(*parts, team=_in_order(sizes))
-    seen = _seen(form, formation, examples, before, look)
-    rng = np.random.default_rng([seed, 2])
-    ownership = before._replace(team=form.assign(rng, seen.rows, sizes))
-    report |= _formed(partition, formation, seen, ownership)
+    team, *sent = _teams(form_rng, formation, examples, before, look, known)
+    ownership = before._replace(team=team)
+    report |= _formed(partition, formation, sent, ownership)
     return Assembled(_federation(examples, ownership), report, ownership)
 
 
@@ -118,15 +119,28 @@ def _in_order(sizes):
     return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
 
 
-def _formed(partition, formation, seen, ownership):
+def _found_before(known, sizes):
+    """`[D]` int32 and the bytes, as a report has them, which may be damaged."""
+    team = known.get("team")
+    sent = known.get("formation_bytes_up"), known.get("formation_bytes_down")
+    sound = isinstance(team, list) and all(type(x) is int for x in (*team, *sent))
+    if not sound or sorted(team) != _in_order(sizes).tolist():
+        raise InputError(
+            "the teams that were recorded are damaged: they are not those of "
+            f"{len(sizes)} teams of {sum(sizes)} devices; choose another --workdir."
+        )
+    return np.array(team, np.int32), *sent
+
+
+def _formed(partition, formation, sent, ownership):
     """The teams, what it cost to find them, and how true they are."""
     team = ownership.team
     formed = {
         "partition": partition,
         "formation": formation,
         "reveals": FORMATIONS[formation].reveals,
-        "formation_bytes_up": seen.up,
-        "formation_bytes_down": seen.down,
+        "formation_bytes_up": sent[0],
+        "formation_bytes_down": sent[1],
     }
     if partition in MAKE_TEAMS:
         truth = np.sort(team)  # the partition made them in order, of these sizes
@@ -145,8 +159,9 @@ def _sizes(team_sizes, samples):
     return sizes
 
 
-def _windows(partition, formation, form, options, num_classes):
-    """The classes each device may hold; `None` if the partition does not ask."""
+def _windowed(partition, formation, form, options, num_classes):
+    """With the classes each device may hold, if the partition asks; all checked."""
+    form.check(sum(options.team_sizes))
     if form.needs_truth and partition not in MAKE_TEAMS:
         raise InputError(
             f"--team_formation={formation} needs teams that are true, which "
@@ -155,14 +170,15 @@ def _windows(partition, formation, form, options, num_classes):
         )
     if partition in FOLLOW_WINDOWS:
         choose = form.class_windows or _sliding
-        return choose(options.team_sizes, options.classes_per_device, num_classes)
+        windows = choose(options.team_sizes, options.classes_per_device, num_classes)
+        return dataclasses.replace(options, class_windows=windows)
     if form.class_windows is not None:
         raise InputError(
             f"--team_formation={formation} chooses the classes of each device, which "
             f"--partition={partition} does not follow; choose --partition from "
             f"{sorted(FOLLOW_WINDOWS)} or another --team_formation."
         )
-    return None
+    return options
 
 
 def _look_up(flag, name, registry):
@@ -177,6 +193,15 @@ def _sliding(sizes, classes_per_device, num_classes):
     return sliding_windows(sum(sizes), classes_per_device, num_classes)
 
 
+def _teams(rng, formation, examples, before, look, known):
+    """`[D]` int32, and the bytes up and down that it took to find them."""
+    form, sizes = FORMATIONS[formation], tuple(np.bincount(before.team).tolist())
+    if known and form.sees in _TRAINED:
+        return _found_before(known, sizes)
+    seen, up, down = _seen(form, formation, examples, before, look)
+    return form.assign(rng, seen, sizes), up, down
+
+
 def _seen(
     form: Formation,
     formation: str,
@@ -185,7 +210,7 @@ def _seen(
     look: Look | None,
 ) -> Seen:
     """What the rule is shown of the devices, in their order before they had teams."""
-    if form.sees in ("nothing", "labels"):
+    if form.sees not in _TRAINED:
         # Of training samples alone: teams must not know what devices are tested on.
         counts = [
             np.bincount(examples.y[rows], minlength=examples.num_classes)

@@ -117,7 +117,8 @@ def devices_at_once(placement: Placement, num_devices: int, step_bytes: int) -> 
 def platform(placement: Placement) -> str:
     """`cpu`, `gpu` or `tpu`."""
     if placement.mesh is None:
-        return jax.default_backend()
+        here = jax.config.values["jax_default_device"]  # a context sets it
+        return getattr(here, "platform", here) or jax.default_backend()
     return placement.mesh.devices.flat[0].platform
 
 

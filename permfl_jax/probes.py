@@ -15,7 +15,7 @@ import numpy as np
 from permfl_jax import flat, hosts, keys, local, runner
 from permfl_jax.algorithms import fedavg, ifca
 from permfl_jax.cohort import Cohort
-from permfl_jax.errors import InputError
+from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.federation import num_devices
 from permfl_jax.local import Steps
 from permfl_jax.participation import Sampler
@@ -26,6 +26,7 @@ from permfl_jax.types import Federation, LossFn, Params
 from permfl_jax.uplink import upload_bytes
 
 _UPDATE_ROUNDS, _CHOICE_ROUNDS = 1, 10
+_COPIES = 7  # of each device's model at the rule's worst moment, in float32
 
 
 class Probe(NamedTuple):
@@ -57,13 +58,14 @@ class Probe(NamedTuple):
           federation: all devices, in teams of which the number counts alone.
 
         Raises:
-          InputError: training diverged; devices' models do not fit the memory.
+          DivergenceError: training diverged.
+          InputError: devices' models do not fit the memory.
         """
         look = {"updates": self._updates, "losses": self._losses}[sees]
         seen = look(federation)
         bad = int((~np.isfinite(seen.rows)).any(axis=1).sum())
         if bad:
-            raise InputError(
+            raise DivergenceError(
                 f"--formation_lr={self.device_lr} made the models of {bad} of "
                 f"{len(seen.rows)} devices infinite before they had teams; lower it."
             )
@@ -74,11 +76,12 @@ class Probe(NamedTuple):
         rounds = self.rounds or _UPDATE_ROUNDS
         devices, size = num_devices(federation), upload_bytes(None, self.params)
         there = hosts.memory()
-        # The models, their changes in float32, and in float64 for the rule.
-        if 4 * devices * size > there:
+        # Changes in float32, here and there, and in float64 centred and with a product.
+        needed = _COPIES * devices * size
+        if needed > there:
             raise InputError(
                 f"--team_formation compares the models of {devices} devices, "
-                f"{4 * devices * size / 1e9:.3g} GB with copies, and this machine has "
+                f"{needed / 1e9:.3g} GB with copies, and this machine has "
                 f"{there / 1e9:.3g}: take a smaller --model, or a rule by labels."
             )
         server = self._after(fedavg.fedavg, rounds - 1, federation).server

@@ -24,7 +24,7 @@ import numpy as np
 
 from permfl_jax import runner
 from permfl_jax.errors import InputError
-from permfl_jax.federation import team_sizes
+from permfl_jax.federation import num_devices, team_sizes
 from permfl_jax.probes import Probe
 from permfl_jax.teams.formation import Formation
 from permfl_jax.types import Algorithm, Federation, Samples, State
@@ -97,6 +97,7 @@ class Regrouping(NamedTuple):
           federation: on one chip.
 
         Raises:
+          DivergenceError: a device's steps from the global model are not finite.
           InputError: several chips, coded uploads, a rule that sees no updates.
         """
         self._check(state, federation)
@@ -155,8 +156,10 @@ def run(
 
     Raises:
       DivergenceError: a model or a metric stopped being finite.
+      InputError: what `Regrouping.look` refuses; too many devices.
     """
     regrouping.check()
+    regrouping.formation.check(num_devices(federation))
     looks: list[Look] = []
     while (done := int(state.round)) < num_rounds:
         if regrouping.due(done):

@@ -28,8 +28,7 @@ from permfl_jax.types import Params
 
 TIERS = ("device", "team")
 _LEVELS = 127  # of int8 on each side of 0
-_ENTRY_BYTES = 4 + 4  # of topk: where, and how much
-_SCALE_BYTES = 4
+_PLACE_BYTES = 4  # of topk: where a number stands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +187,9 @@ def coded(
 def upload_bytes(code: Code | None, model: Params) -> int:
     """Bytes of one upload.
 
+    `int8` is a byte a number and a scale an array. `topk` is a place and a number for
+    each that is sent, or the whole model with zeros where that is shorter.
+
     Args:
       code: or `None`: the whole model.
       model: arrays, or their shapes and dtypes.
@@ -198,11 +200,13 @@ def upload_bytes(code: Code | None, model: Params) -> int:
       [108, 80]
     """
     leaves = jax.tree.leaves(model)
+    whole = sum(x.size * x.dtype.itemsize for x in leaves)
     if code is None:
-        return sum(x.size * x.dtype.itemsize for x in leaves)
+        return whole
     if code.kind == "topk":
-        return _ENTRY_BYTES * code.entries(model)
-    return _size(model) + _SCALE_BYTES * len(leaves)
+        number = jnp.result_type(*leaves).itemsize
+        return min(whole, (_PLACE_BYTES + number) * code.entries(model))
+    return sum(x.size + x.dtype.itemsize for x in leaves)
 
 
 def _size(model):

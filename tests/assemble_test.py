@@ -247,6 +247,38 @@ def test_rules_that_compare_models_are_shown_some(formation):
         build(formation=formation, look=None)
 
 
+@pytest.mark.parametrize("formation", ["adversarial", "label_linkage", "update_cosine"])
+def test_too_many_devices_are_refused_before_any_is_looked_at(formation):
+    with pytest.raises(InputError, match="5001 devices, and 5,000 at most"):
+        build(
+            make_examples(per_class=1000),
+            formation=formation,
+            team_sizes=(5000, 1),
+            look=None,
+        )
+
+
+@pytest.mark.parametrize("formation", ["update_cosine", "loss_choice"])
+def test_teams_that_were_found_by_training_are_not_looked_for_again(formation):
+    before = build(formation=formation)
+
+    def nobody(sees, federation):
+        raise AssertionError
+
+    again = build(formation=formation, look=nobody, known=before.report)
+    assert again.report == before.report
+    for damage in [{"team": [0] * 20}, {"team": 7}, {"formation_bytes_up": "7"}]:
+        with pytest.raises(InputError, match="were recorded are damaged"):
+            build(formation=formation, known=before.report | damage)
+
+
+def test_teams_by_labels_are_found_anew():
+    """They cost nothing, and what was recorded may be wrong."""
+    before = build(formation="label_kmeans")
+    damaged = before.report | {"team": [0] * 20}
+    assert build(formation="label_kmeans", known=damaged).report == before.report
+
+
 def test_rules_by_labels_see_training_samples_alone():
     before = build(formation="label_kmeans")
     counts = fed.class_counts(before.federation.train, 10)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import thoroughly
 from federations import classes_federation, mclr_loss, mclr_params, mesh_of
 
 from permfl_jax import checked, placement, runner
@@ -38,11 +39,7 @@ KINDS = {"permfl", "scaffold", "demlearn", "pfedbayes"}
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name if name in KINDS else pytest.param(name, marks=pytest.mark.thorough)
-        for name in sorted(ALGORITHMS)
-    ],
+    "name", thoroughly.cases(sorted(ALGORITHMS), KINDS.__contains__)
 )
 def test_a_sound_round_is_not_accused_and_gives_the_same(name):
     *_, (watched, _) = rounds(checked.run, name)

@@ -95,16 +95,31 @@ def _wait(child, timeout):
 
 def _call(console, order):
     """The life of a fork; does not return."""
-    code = 1
     try:
-        null = os.open(os.devnull, os.O_RDONLY)
-        streams = [os.open(p, os.O_WRONLY | os.O_CREAT) for p in order["streams"]]
-        for number, descriptor in enumerate([null, *streams]):
-            os.dup2(descriptor, number)
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["environment"])
-        sys.argv = order["argv"]
+    except BaseException:
+        os._exit(1)
+    become(console, order["argv"], order["streams"], atexit._run_exitfuncs)
+
+
+def become(console, argv, streams, finish=lambda: None):
+    """What a fork is from here on: the program; does not return.
+
+    Args:
+      console: of the program.
+      argv: its name and arguments.
+      streams: files that its output and its errors are added to.
+      finish: called at its end; functions of `atexit` may be those of whoever forked.
+    """
+    code = 1
+    try:
+        added = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, path in enumerate(streams, 1):
+            os.dup2(os.open(path, added), number)
+        sys.argv = argv
         try:
             console()
             code = 0
@@ -112,7 +127,7 @@ def _call(console, order):
             code = _status(stop.code)
         except BaseException:
             sys.excepthook(*sys.exc_info())
-        atexit._run_exitfuncs()
+        finish()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -9,10 +9,10 @@ import os
 import pathlib
 import random
 import signal
-import sys
 import time
 import traceback
 
+import forked
 import numpy as np
 
 SMALL = (
@@ -33,25 +33,9 @@ def start(arguments, log):
     from experiments import train
 
     number = os.fork()
-    if number:
-        return number
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["train", *arguments]
-    code = 1
-    try:
-        train.console()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    if not number:
+        forked.become(train.console, ["train", *arguments], [log, log])
+    return number
 
 
 def wait(number, seconds=None):

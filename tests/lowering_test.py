@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import thoroughly
 from federations import mesh_of
 
 from permfl_jax import models, placement, runner, task
@@ -84,21 +85,24 @@ def calls_in(text):
 
 
 def cases():
-    """One chip in one precision, a mesh in the other; by --thorough all, as for CNN."""
     for name, model in [*((name, "mclr") for name in NAMES), ("permfl", "cnn")]:
         for shape, precision in itertools.product(
             (None, (2, 2)), ("float32", "bfloat16")
         ):
-            chosen = (shape is None) == (precision == "float32") or model == "cnn"
-            marks = [] if chosen else pytest.mark.thorough
             for platform in PLATFORMS:
-                yield pytest.param(
-                    *(name, model, platform, shape, precision), marks=marks
-                )
+                yield name, model, platform, shape, precision
+
+
+def is_chosen(case):
+    """One chip in one precision, a mesh in the other; by --thorough all, as for CNN."""
+    _, model, _, shape, precision = case
+    return (shape is None) == (precision == "float32") or model == "cnn"
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "platform", "shape", "precision"), list(cases()), ids=str
+    ("name", "model", "platform", "shape", "precision"),
+    thoroughly.cases(cases(), is_chosen),
+    ids=str,
 )
 def test_a_round_is_lowered_for(name, model, platform, shape, precision):
     text = lowered(name, model, shape, precision, platform)

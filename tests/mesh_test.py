@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import thoroughly
 from federations import classes_federation, mclr_loss, mclr_params, mesh_of
 
 from permfl_jax import evaluate, placement, runner
@@ -80,12 +81,10 @@ CASES = [
 # the shared averages, and three for the others.
 EVERY_WAY = {"permfl", "al2gd", "demlearn", "ifca"}
 SOME = [CASES[2], CASES[6]]
-PAIRS = [
-    pytest.param(n, c, marks=[] if quick else pytest.mark.thorough)
-    for n in NAMES
-    for c in (CASES if n in EVERY_WAY else [CASES[1], *SOME])
-    for quick in [c in SOME or n == "permfl"]
-]
+PAIRS = thoroughly.cases(
+    [(n, c) for n in NAMES for c in (CASES if n in EVERY_WAY else [CASES[1], *SOME])],
+    lambda pair: pair[1] in SOME or pair[0] == "permfl",
+)
 
 
 @pytest.mark.parametrize(("name", "case"), PAIRS, ids=str)

@@ -155,6 +155,15 @@ def test_devices_at_once_follow_the_flag_then_the_cache():
     assert at_once(3, 2**30) == 3
 
 
+def test_the_platform_is_that_of_the_default_device(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    nowhere = Placement(None, None)
+    assert placement.platform(nowhere) == "gpu"
+    for host in ("cpu", jax.local_devices(backend="cpu")[0]):
+        with jax.default_device(host):
+            assert placement.platform(nowhere) == "cpu"
+
+
 RAGGED = [3, 1, 4, 1, 5, 2, 6, 5]
 TEST = [0, 2, 0, 0, 7, 1, 0, 3]
 

@@ -6,7 +6,7 @@ import pytest
 from federations import classes_federation, mclr_loss, mclr_params
 
 from permfl_jax import federation as federations
-from permfl_jax.errors import InputError
+from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.probes import Probe
 from permfl_jax.schedule import Schedule
 
@@ -94,7 +94,9 @@ def test_divergence_names_the_flag(built):
         return mclr_loss(params, batch) + squares
 
     too_far = probe(lr=1e30, rounds=3)._replace(loss_fn=steep)
-    with pytest.raises(InputError, match=r"--formation_lr=1e\+30 made the models of 4"):
+    with pytest.raises(
+        DivergenceError, match=r"--formation_lr=1e\+30 made the models of 4"
+    ):
         too_far.look("updates", built[0])
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import thoroughly
 from federations import (
     classes_federation,
     gains,
@@ -105,15 +106,14 @@ def run_alone(
     return list(runner.run(algorithm, key, hparams, start, federation, rounds, 2))
 
 
-def members():
-    """All methods with all and with few devices; by --thorough what those stand for."""
-    for name, setting in itertools.product(ALGORITHMS, SETTINGS):
-        chosen = setting in ("full", "few") or name in ("permfl", "ditto", "fedavg")
-        marks = [] if chosen else pytest.mark.thorough
-        yield pytest.param(name, setting, marks=marks)
+# All methods with all and with few devices; by --thorough what those stand for.
+MEMBERS = thoroughly.cases(
+    itertools.product(ALGORITHMS, SETTINGS),
+    lambda it: it[1] in ("full", "few") or it[0] in ("permfl", "ditto", "fedavg"),
+)
 
 
-@pytest.mark.parametrize(("name", "setting"), list(members()))
+@pytest.mark.parametrize(("name", "setting"), MEMBERS)
 def test_a_member_is_the_run_alone(name, setting):
     """To rounding: products of many models are added in another order."""
     algorithm, hparams, federation = built_or_skipped(name, setting)

@@ -122,7 +122,7 @@ def test_without_memory_nothing_is_kept():
         ("none", None, 4 * 7850),
         ("int8", INT8, 7850 + 2 * 4),
         ("topk:0.01", Code("topk", 0.01), 78 * 8),  # of 78.5, to the even number
-        ("topk:1", Code("topk", 1.0), 7850 * 8),
+        ("topk:1", Code("topk", 1.0), 7850 * 4),  # whole
         ("topk:1e-9", Code("topk", 1e-9), 8),
     ],
 )
@@ -133,6 +133,9 @@ def test_codes_by_name_and_their_bytes(text, code, size):
     }
     assert Code.parse("--device_upload", text) == code
     assert upload_bytes(code, model) == size
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), model)
+    of_8 = {4 * 7850: 8 * 7850, 7858: 7850 + 2 * 8, 78 * 8: 78 * 12, 8: 12}
+    assert upload_bytes(code, wide) == of_8[size]
     if code is not None:
         assert Code.parse("--device_upload", str(code)) == code
 

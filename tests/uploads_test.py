@@ -10,15 +10,16 @@ import numpy as np
 import oracles
 import oracles_uplink
 import pytest
+import thoroughly
 from federations import classes_federation, gains, mclr_loss, mclr_params, mesh_of
 from worlds import SEED, of_quadratics, traced, vectors, world
 
-from permfl_jax import placement, runner, sweep
+from permfl_jax import placement, runner, sweep, uploads
 from permfl_jax.algorithms import ALGORITHMS
 from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
-from permfl_jax.uplink import Code, Uplink
+from permfl_jax.uplink import Code, Link, Uplink
 
 THIRD = Code("topk", 0.34)  # 1 of 3 numbers
 INT8 = Code("int8")
@@ -246,11 +247,7 @@ def server_of(name, uplink):
 
 
 @pytest.mark.parametrize(
-    "flag",
-    [
-        flag if "loss" in flag else pytest.param(flag, marks=pytest.mark.thorough)
-        for flag in ONE_TIER
-    ],
+    "flag", thoroughly.cases(ONE_TIER, lambda flag: "loss" in flag)
 )
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_a_method_takes_an_uplink_or_says_that_it_cannot(name, flag):
@@ -291,13 +288,7 @@ def test_an_uplink_that_does_nothing_is_none(name):
 
 # With device models, without, and without teams; all others by --thorough.
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("permfl", "hsgd", "fedavg")
-        else pytest.param(name, marks=pytest.mark.thorough)
-        for name in TAKES
-    ],
+    "name", thoroughly.cases(TAKES, lambda name: name in ("permfl", "hsgd", "fedavg"))
 )
 def test_a_loss_that_never_happens_and_a_code_that_sends_all(name):
     rare, everything, tiers = 1e-12, Code("topk", 1.0), TAKES[name]
@@ -344,18 +335,26 @@ def test_no_device_arrives_so_nothing_above_moves(name):
 
 def test_losses_are_as_frequent_as_said_and_independent():
     """Rounds, exchanges, tiers and senders draw for themselves."""
-    lost = {
-        (tier, t, k, n): float(
-            jax.random.uniform(keys_of(tier, (t, k, n))[0], dtype="float32")
-        )
-        for tier in ("device", "team")
-        for t in range(4)
-        for k in range(4)
-        for n in range(8)
-    }
-    values = np.array(list(lost.values()))
-    assert len(np.unique(values)) == 256
-    assert abs((values < 0.3).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 256)
+    key, senders = jax.random.key(SEED), jnp.arange(64)
+
+    def arrived(tier, t, k):
+        link = Link(tier, None, 0.3, False)
+        exchange = uploads.Exchange(key, jnp.int32(t), k, None, None)
+        return np.asarray(uploads.arrivals(link, exchange, senders))
+
+    drawn = np.array(
+        [
+            arrived(tier, t, k)
+            for tier in ("device", "team")
+            for t in range(4)
+            for k in range(4)
+        ]
+    )
+    assert len({row.tobytes() for row in drawn}) == len(drawn) == 32
+    assert abs((~drawn).mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / drawn.size)
+    # Of one sender, and of one exchange: nobody always or never arrives.
+    of_sender = (~drawn).mean(axis=0)
+    assert np.abs(of_sender - 0.3).max() < 5 * np.sqrt(0.3 * 0.7 / 32)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from permfl_jax import algorithms
 from permfl_jax.errors import InputError
 from permfl_jax.schedule import Schedule
 
-from ..experiment import Experiment, bytes_sent, model_bytes
+from ..costs import bytes_sent
+from ..experiment import Experiment, model_bytes
 from ..members import Members
 from ..population import Population
 from . import columns, grids, scores

@@ -143,10 +143,9 @@ def _result(rows, setting, seeds):
     else:
         sent = {k: v for k, v in runs[0][-1].items() if k.startswith("bytes/")}
         found["bytes"] = sent
-        found["formed"] = {
-            name: [run[-1][name] for run in runs if name in run[-1]]
-            for name in regrouped.FOUND
-        }
+        formed = [name for name in regrouped.FOUND if name in runs[0][-1]]
+        if formed:
+            found["formed"] = {name: [run[-1][name] for run in runs] for name in formed}
     for label in labels.LABELS:
         prefix = labels.prefix_of(own, label)
         if prefix is None:

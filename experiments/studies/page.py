@@ -28,21 +28,20 @@ def picture(
     across = len(points.LABELS)
     first = -(-len(exact) // across)
     last = first + len(measured)
-    rows = last + -(-2 * len(study.by_bytes) // across)
+    rows = last + -(-len(study.by_bytes) // across)
 
     def draw(figure):
         axes = figure.subplots(rows, across, squeeze=False)
         for panel, axis in zip(exact, axes.flat, strict=False):
             _exact_panel(axis, study, panel, [c for c in curves if c.panel == panel])
-        used = last * across + 2 * len(study.by_bytes)
+        used = last * across + len(study.by_bytes)
         for axis in (*axes.flat[len(exact) : first * across], *axes.flat[used:]):
             axis.set_visible(False)
         for panel, row in zip(measured, axes[first:last], strict=True):
             own = [point for point in found if point.arm.panel == panel]
             for label, axis in zip(points.LABELS, row, strict=True):
                 _panel(axis, study, panel, label, own)
-        ways = [(p, way) for p in study.by_bytes for way in _WAYS]
-        for (panel, way), axis in zip(ways, axes[last:].flat, strict=False):
+        for (panel, way), axis in zip(study.by_bytes, axes[last:].flat, strict=False):
             _bytes_panel(axis, [p for p in found if p.arm.panel == panel], way)
         figure.suptitle(title, fontsize=10)
 

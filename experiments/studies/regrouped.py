@@ -8,16 +8,19 @@ import jax
 import numpy as np
 
 from permfl_jax import evaluate, keys, regroup, runner
+from permfl_jax.errors import DivergenceError
 from permfl_jax.probes import Probe
 from permfl_jax.teams import FORMATIONS, agreement
 
-from .. import experiment
+from .. import costs, experiment
 from ..members import Members
 
 NAME = "permfl_auto_regrouped"
 # What rows say of teams beside scores.
 FOUND = ("adjusted_rand", "regroupings", "bytes/formation")
-RULE, AFTER, EVERY, GATE = "update_cosine", 2, 4, 0.02
+_RULE, _AFTER, _EVERY, _GATE = "update_cosine", 2, 4, 0.02
+# A cell that was measured by other ones is measured anew.
+CONSTANTS = {"rule": _RULE, "after": _AFTER, "every": _EVERY, "gate": _GATE}
 
 
 class Regrouped:
@@ -51,20 +54,18 @@ class Regrouped:
         key, begun = jax.random.key(seed), time.monotonic()
         params = built.task.init(keys.init_key(key))
         state = runner.start(built.algorithm, params, built.federation)
-        state, federation, looks = regroup.run(
-            built.algorithm,
-            key,
-            numbers,
-            state,
-            built.federation,
-            built.config.num_rounds,
-            self._when(key, seed),
-        )
+        what = built.algorithm, key, numbers, state, built.federation
+        rounds, when = built.config.num_rounds, self._when(key, seed)
+        try:
+            state, federation, looks = regroup.run(*what, rounds, when)
+        except DivergenceError as error:  # of this member; the others go on
+            seconds = round(time.monotonic() - begun, 3)
+            return {"round": rounds, "seconds": seconds, "diverged": str(error)}
         models = evaluate.models_of(built.algorithm, key, numbers, state, federation)
         scored = evaluate.Evaluator(built.task.metrics, federation).rows(models, splits)
-        sent = experiment.cost(built, hparams, built.config.num_rounds)
+        sent = costs.cost(built, hparams, rounds)
         return (
-            {"round": built.config.num_rounds}
+            {"round": rounds}
             | {"seconds": round(time.monotonic() - begun, 3)}
             | scored
             | sent
@@ -78,9 +79,15 @@ class Regrouped:
     def _when(self, key, seed):
         config = self.built.config
         probe = Probe(
-            self.built.task.loss, self.built.schedule, None, key, config.formation_lr
+            self.built.task.loss,
+            self.built.schedule,
+            None,
+            key,
+            config.formation_lr,
+            config.formation_rounds,
         )
-        return regroup.Regrouping(FORMATIONS[RULE], probe, AFTER, EVERY, GATE, seed)
+        rule = FORMATIONS[_RULE]
+        return regroup.Regrouping(rule, probe, _AFTER, _EVERY, _GATE, seed)
 
 
 def _agreement(federation):

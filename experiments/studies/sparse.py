@@ -8,6 +8,7 @@ from . import study
 from .study import Curve, Study
 
 _LR = 0.05
+_TEAMS, _DEVICES, _LOOPS = 4, 10, 5
 _BUDGET = 100  # team rounds in all, T·K
 _CODES = {
     "whole": "none",
@@ -26,27 +27,30 @@ def _arms(quick):
     for loops in _loops(quick):
         flags = f"--team_steps={loops} --num_rounds={_BUDGET // loops}"
         flags += f" --eval_every={_BUDGET // loops}"
-        arms += _lines("T·K = 100", loops, flags)
-    for acting in (1, 4) if quick else (1, 2, 4):
-        arms += _lines("teams that act", acting, f"--teams_per_round={acting}")
-    for acting in (1, 10) if quick else (1, 2, 5, 10):
-        arms += _lines("devices that act", acting, f"--devices_per_round={acting}")
+        arms += _lines("T·K = 100", loops, flags, loops == _LOOPS)
+    for acting in (1, _TEAMS) if quick else (1, 2, _TEAMS):
+        flags = f"--teams_per_round={acting}"
+        arms += _lines("teams that act", acting, flags, acting == _TEAMS)
+    for acting in (1, _DEVICES) if quick else (1, 2, 5, _DEVICES):
+        flags = f"--devices_per_round={acting}"
+        arms += _lines("devices that act", acting, flags, acting == _DEVICES)
     for name, code in _CODES.items():
         flags = f"--device_upload={code} --team_upload={code}"
-        arms += _lines("coded uploads", name, flags)
+        arms += _lines("coded uploads", name, flags, code == "none")
     for loss in (0.0, 0.3) if quick else (0.0, 0.1, 0.3, 0.5):
         flags = f"--device_loss={loss} --team_loss={loss}"
-        arms += _lines("lost uploads", loss, flags)
+        arms += _lines("lost uploads", loss, flags, not loss)
     return arms
 
 
-def _lines(panel, at, flags):
+def _lines(panel, at, flags, plain):
+    """At a place where flags say nothing new they are none, and it is trained once."""
     lines: tuple[study.Line, ...] = (
         ("PerMFL", "permfl", (study.permfl(_LR, 0.5, 0.1),)),
         ("auto", "permfl_auto", ({"device_lr": _LR},)),
         ("h-SGD", "hsgd", ({"device_lr": _LR},)),
     )
-    return study.arms(panel, at, flags, lines)
+    return study.arms(panel, at, "" if plain else flags, lines)
 
 
 def _exact():
@@ -86,8 +90,9 @@ def _left(problem, setting, loops):
 STUDY = Study(
     title="How rarely may teams talk to the server?",
     flags="--dataset=mnist --partition=two_level_dirichlet --team_alpha=0.3 "
-    "--num_teams=4 --devices_per_team=10 --num_rounds=20 --team_steps=5 "
-    "--device_steps=10 --batch_size=32 --eval_every=20",
+    f"--num_teams={_TEAMS} --devices_per_team={_DEVICES} --team_steps={_LOOPS} "
+    f"--num_rounds={_BUDGET // _LOOPS} --eval_every={_BUDGET // _LOOPS} "
+    "--device_steps=10 --batch_size=32",
     quick_flags="--dataset=digits --device_steps=5 --batch_size=16",
     arms=_arms,
     exact=_exact,
@@ -99,5 +104,12 @@ STUDY = Study(
         "coded uploads": ("what is sent of each upload", "accuracy"),
         "lost uploads": ("share of uploads that are lost, both tiers", "accuracy"),
     },
-    by_bytes=("T·K = 100", "devices that act", "coded uploads"),
+    by_bytes=(
+        ("T·K = 100", "team_up"),  # devices send as often
+        ("teams that act", "team_up"),
+        ("teams that act", "device_up"),
+        ("devices that act", "device_up"),  # teams send as often
+        ("coded uploads", "team_up"),
+        ("coded uploads", "device_up"),
+    ),
 )

@@ -65,7 +65,8 @@ class Study(NamedTuple):
       arms: `(quick) -> arms`.
       exact: `() -> curves`.
       axes: panel to what its axis shows, and for exact panels to what is drawn.
-      by_bytes: measured panels that are also drawn over the bytes that were sent.
+      by_bytes: measured panels that are also drawn over the bytes that were sent, and
+        whose: `team_up` or `device_up`.
       remark: `(cell) -> text`, a column more in the tables, or `None`.
     """
 
@@ -75,7 +76,7 @@ class Study(NamedTuple):
     arms: Callable[[bool], Sequence[Arm]]
     exact: Callable[[], Sequence[Curve]]
     axes: dict[str, tuple[str, str]]
-    by_bytes: tuple[str, ...] = ()
+    by_bytes: tuple[tuple[str, str], ...] = ()
     remark: Callable[[dict[str, Any]], str] | None = None
 
 

@@ -276,7 +276,8 @@ def next_reach(
     """How far x goes now, by how this residual agrees with the last.
 
     On a quadratic with β·L_F the part of the way that x goes along the last step, the
-    agreement is 1 - β·L_F: a secant. Below -1 is divergence.
+    agreement is 1 - β·L_F: a secant. Below -1 is divergence. A residual of 0 tells
+    nothing: no upload arrived.
 
     Args:
       learned: with the last residual.
@@ -289,11 +290,11 @@ def next_reach(
     damped = jnp.clip(agreement, 0, _DAMPED)  # the agreement that is wanted
     factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
     factor = jnp.where(now > _GROWN * before, _SLOWER, jnp.maximum(factor, _SLOWER))
-    first = before == 0
+    first = (before == 0) | (now == 0)
     keep = memory.astype(agreement.dtype)
     smooth = keep * learned.agreement + (1 - keep) * jnp.clip(agreement, -1, 1)
     return learned._replace(
-        residual=residual,
+        residual=tree.where(now == 0, learned.residual, residual),
         reach=jnp.maximum(jnp.where(first, 1, factor) * learned.reach, least),
         agreement=jnp.where(first, learned.agreement, smooth),
     )

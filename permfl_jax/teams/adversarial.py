@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.cluster import hierarchy
 
-from permfl_jax.teams import histograms
+from permfl_jax.teams import groups, histograms
 from permfl_jax.teams.formation import Formation
 
 
@@ -26,9 +26,6 @@ def assign(
 
     Returns:
       `[D]` int32.
-
-    Raises:
-      InputError: too many devices to compare all pairs.
     """
     del rng
     sizes = np.asarray(team_sizes)
@@ -44,5 +41,8 @@ def assign(
 
 
 adversarial = Formation(
-    assign, sees="labels", reveals="the counts of its labels, C numbers, once"
+    assign,
+    sees="labels",
+    reveals="the counts of its labels, C numbers, once",
+    most_devices=groups.MOST_DEVICES,
 )

@@ -37,6 +37,7 @@ class Formation(NamedTuple):
         that were trained to differ.
       reveals: what each device tells the server so that teams can be formed.
       needs_truth: the partition must have made teams.
+      most_devices: D for which it has time and memory; `None`: any.
     """
 
     assign: Callable[..., np.ndarray]
@@ -44,6 +45,20 @@ class Formation(NamedTuple):
     sees: str = "nothing"
     reveals: str = "nothing"
     needs_truth: bool = False
+    most_devices: int | None = None
+
+    def check(self, devices: int) -> None:
+        """That there are not too many devices; to be asked before anything is trained.
+
+        Raises:
+          InputError: there are.
+        """
+        if self.most_devices is not None and devices > self.most_devices:
+            raise InputError(
+                f"--team_formation compares all pairs of {devices} devices, and "
+                f"{self.most_devices:,} at most are allowed; label_kmeans and "
+                "model_distance compare each with one per team."
+            )
 
 
 def windows_in_blocks(

@@ -3,8 +3,6 @@
 import numpy as np
 from scipy.cluster import hierarchy
 
-from permfl_jax.teams import groups
-
 
 def shares(label_counts: np.ndarray) -> np.ndarray:
     """`[D, C]`, of each device's samples in each class.
@@ -21,9 +19,5 @@ def tree(label_counts: np.ndarray) -> np.ndarray:
 
     Args:
       label_counts: `[D, C]`, of at least 2 devices.
-
-    Raises:
-      InputError: more devices than can be compared.
     """
-    groups.check_pairs(len(label_counts), "label_kmeans")
     return hierarchy.linkage(shares(label_counts) / 2, "average", metric="cityblock")

@@ -25,9 +25,6 @@ def assign(
 
     Returns:
       `[D]` int32.
-
-    Raises:
-      InputError: too many devices to compare all pairs.
     """
     del rng
     if len(team_sizes) == 1:
@@ -42,5 +39,8 @@ def assign(
 
 
 label_linkage = Formation(
-    assign, sees="labels", reveals="the counts of its labels, C numbers, once"
+    assign,
+    sees="labels",
+    reveals="the counts of its labels, C numbers, once",
+    most_devices=groups.MOST_DEVICES,
 )

@@ -29,14 +29,10 @@ def assign(
 
     Returns:
       `[D]` int32.
-
-    Raises:
-      InputError: too many devices to compare all pairs.
     """
     del rng
     if len(team_sizes) == 1:
         return np.zeros(len(updates), np.int32)
-    groups.check_pairs(len(updates), "model_distance")
     points = _directions(updates)
     apart = np.clip(1 - points @ points.T, 0, 2)
     np.fill_diagonal(apart, 0)
@@ -57,5 +53,8 @@ def _directions(rows):
 
 
 update_cosine = Formation(
-    assign, sees="updates", reveals="its first update, a model, in each formation round"
+    assign,
+    sees="updates",
+    reveals="its first update, a model, in each formation round",
+    most_devices=groups.MOST_DEVICES,
 )

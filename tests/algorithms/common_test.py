@@ -7,6 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+import thoroughly
 from federations import classes_federation, mclr_loss, mclr_params
 
 from permfl_jax import placement, runner
@@ -18,6 +19,8 @@ from permfl_jax.schedule import Schedule
 NAMES = sorted(ALGORITHMS)
 COUNTS, TEAMS = [3, 9, 4, 5, 6], [0, 0, 1, 1, 1]
 SCHEDULE = Schedule(team_steps=2, device_steps=3, batch_size=4)
+# Teams and devices that act; by --thorough also all of them.
+SAMPLED = [(name, *acting) for name in NAMES for acting in [(None, None), (1, 2)]]
 
 
 @functools.cache  # what is compiled for one test serves the next
@@ -65,11 +68,11 @@ def test_hyper_parameters_are_numbers_with_defaults(name):
 
 
 @pytest.mark.parametrize(
-    "partial", [pytest.param((None, None), marks=pytest.mark.thorough), (1, 2)]
+    ("name", "teams", "devices"),
+    thoroughly.cases(SAMPLED, lambda case: case[1] is not None),
 )
-@pytest.mark.parametrize("name", NAMES)
-def test_the_state_keeps_its_structure_and_the_input_its_values(name, partial):
-    algorithm, hparams, federation = setup(name, SCHEDULE, *partial)
+def test_the_state_keeps_its_structure_and_the_input_its_values(name, teams, devices):
+    algorithm, hparams, federation = setup(name, SCHEDULE, teams, devices)
     before = algorithm.init(mclr_params(1), len(COUNTS), 2)
     step, key = jax.jit(algorithm.round), jax.random.key(0)
     once, metrics = step(key, hparams, before, federation)
@@ -83,14 +86,17 @@ def test_the_state_keeps_its_structure_and_the_input_its_values(name, partial):
 
 
 @pytest.mark.parametrize(
-    "partial", [pytest.param((None, None), marks=pytest.mark.thorough), (1, 2)]
+    ("name", "teams", "devices", "calls"),
+    thoroughly.cases(
+        [(*case, calls) for case in SAMPLED for calls in (2, 4)],
+        lambda case: case[1] is not None and case[3] == 2,
+    ),
 )
-@pytest.mark.parametrize("name", NAMES)
-def test_rounds_per_call_changes_nothing(name, partial):
-    algorithm, hparams, federation = setup(name, SCHEDULE, *partial)
+def test_rounds_per_call_changes_nothing(name, teams, devices, calls):
+    algorithm, hparams, federation = setup(name, SCHEDULE, teams, devices)
     one = final(algorithm, hparams, federation, rounds_per_call=1)
-    two = final(algorithm, hparams, federation, rounds_per_call=2)
-    chex.assert_trees_all_equal(one, two)
+    some = final(algorithm, hparams, federation, rounds_per_call=calls)
+    chex.assert_trees_all_equal(one, some)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,13 +193,7 @@ def test_cost_follows_participation(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("permfl", "fedavg", "ifca")
-        else pytest.param(name, marks=pytest.mark.thorough)
-        for name in NAMES
-    ],
+    "name", thoroughly.cases(NAMES, lambda name: name in ("permfl", "fedavg", "ifca"))
 )
 def test_unequal_teams_cost_as_much_as_equal_ones(name):
     counts = [20] * 40
@@ -225,7 +225,7 @@ def compiled_round(name, counts, teams, devices_per_round=None, batch_size=16):
 
 
 @pytest.mark.parametrize(
-    "batch_size", [16, pytest.param(None, marks=pytest.mark.thorough)]
+    "batch_size", thoroughly.cases([16, None], lambda size: size is not None)
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_follows_the_samples_really_held(name, batch_size):

@@ -193,6 +193,15 @@ def test_reach_is_a_secant_with_limits():
     assert after(2.5)[0] == 0.5  # has grown, though straight ahead
     assert after(-3.0, reach=0.1)[0] == 0.1
     assert after(1.0, last=0.0) == (1, 1)  # the first round
+    assert after(0.0, reach=0.7) == (0.7, 1)  # nothing arrived: nothing is learned
+
+
+def test_a_round_in_which_nothing_arrives_is_not_taken_for_an_answer():
+    """What is compared next is the last residual that there was."""
+    half, last = jnp.float64(0.5), jnp.full(3, 2.0)
+    learned = auto.Learned(None, half, last, half, half, None)
+    silent = auto.next_reach(learned, jnp.zeros(3), jnp.float64(0.1), half)
+    chex.assert_trees_all_equal(silent, learned)
 
 
 def test_a_run_goes_on_from_what_it_has_learned():

@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 from experiments import config, experiment, job, session
 from permfl_jax import assemble, data, evaluate, keys, runner
 from permfl_jax import federation as fed
+from permfl_jax.errors import InputError
 
 SMALL = ("--num_teams=2", "--devices_per_team=2,3", "--num_rounds=2")
 
@@ -186,3 +187,26 @@ def test_train_scores_the_state_that_the_runner_leaves():
     scored = evaluate.models_of(built.algorithm, key, hparams, state, built.federation)
     row = evaluate.Evaluator(built.task.metrics, built.federation).rows(scored)
     assert row["GM/loss"] == pytest.approx(rows[-1]["GM/loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        ([], 21),
+        (["--nokeep_personal"], None),
+        (["--device_upload=int8"], 41),
+        (["--device_upload=int8", "--nokeep_personal"], 21),
+        (["--device_upload=int8", "--nokeep_personal", "--noupload_memory"], None),
+        (["--device_loss=0.5"], 21),
+    ],
+)
+def test_models_and_memories_must_fit(given, models, monkeypatch):
+    """Of 20 devices; there is room for 20 models."""
+    size = 4 * (64 * 10 + 10)
+    monkeypatch.setattr("permfl_jax.hosts.memory", lambda: 20.5 * size)
+    asked = settings("--num_teams=4", "--devices_per_team=5", *given)
+    if models is None:
+        experiment.build(asked)
+        return
+    with pytest.raises(InputError, match=f"{models} of them are kept"):
+        experiment.build(asked)

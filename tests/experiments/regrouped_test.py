@@ -1,5 +1,8 @@
 """The study's driver: teams that mix all kinds become true ones, and count so."""
 
+import dataclasses
+
+import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -35,3 +38,23 @@ def test_random_teams_become_true_ones(built):
         model = experiment.model_bytes(built.task)
         assert row["bytes/formation"] == 4 * 12 * model  # one look, after round 2
         assert row["TM/accuracy"] > built.majority_accuracy
+
+
+def test_a_member_that_diverges_ends_alone(built):
+    kind = algorithms.get("permfl_auto").hparams
+    settings = ({"device_lr": 1e30}, {"device_lr": 0.05})
+    chosen = tuple(
+        hparams.parse(kind, [f"device_lr={x['device_lr']}"]) for x in settings
+    )
+    who = Members((0,), {}, settings, chosen)
+    ((_, (bad, good)),) = regrouped.Regrouped(built, who).train(("test",))
+    assert "Round 1 diverged" in bad["diverged"]
+    assert "TM/accuracy" not in bad
+    assert good["TM/accuracy"] > built.majority_accuracy
+
+
+def test_the_flags_reach_the_look(built):
+    settings = dataclasses.replace(built.config, formation_lr=0.125, formation_rounds=3)
+    own = regrouped.Regrouped(built._replace(config=settings), None)
+    probe = own._when(jax.random.key(0), 0).probe
+    assert (probe.device_lr, probe.rounds) == (0.125, 3)

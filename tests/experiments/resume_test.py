@@ -10,11 +10,12 @@ import sys
 
 import numpy as np
 import pytest
+import thoroughly
 from killing import rows
 from resuming import run, same, stop_after, stopped_at
 
-from experiments import session
-from permfl_jax import checkpoints, results
+from experiments import reopen, session
+from permfl_jax import checkpoints, probes, results
 from permfl_jax.errors import DivergenceError, InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,6 +69,17 @@ def test_every_kind_of_state_goes_on_to_the_bit(given, tmp_path, monkeypatch):
     stopped_at(monkeypatch, tmp_path / "run", 3, *some)
     run(tmp_path / "run", *some)
     same(tmp_path / "plain", tmp_path / "run")
+
+
+def test_teams_that_were_found_by_training_stay(tmp_path, monkeypatch):
+    """Another machine rounds otherwise, and might find others."""
+    given = "--team_formation=update_cosine"
+    run(tmp_path / "plain", given)
+    stopped_at(monkeypatch, tmp_path / "run", 3, given)
+    monkeypatch.delattr(probes.Probe, "look")
+    run(tmp_path / "run", given)
+    same(tmp_path / "plain", tmp_path / "run")
+    reopen.read(str(tmp_path / "run"))
 
 
 def test_rows_after_the_checkpoint_are_made_again_once(plain, tmp_path, monkeypatch):
@@ -198,10 +210,13 @@ def test_checkpoints_must_fall_between_calls(tmp_path):
         run(tmp_path / "c", "--keep=1")
 
 
-def test_kills_at_random_moments_leave_the_same_bits():
+@pytest.mark.parametrize(
+    "name", thoroughly.cases(["permfl", "scaffold"], lambda name: name == "scaffold")
+)
+def test_kills_at_random_moments_leave_the_same_bits(name):
     """The long form: python tests/soak.py --kills=50."""
     done = subprocess.run(
-        [sys.executable, "tests/soak.py", "--kills=4", "--algorithms=scaffold"],
+        [sys.executable, "tests/soak.py", "--kills=4", f"--algorithms={name}"],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,

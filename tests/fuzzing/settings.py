@@ -174,7 +174,7 @@ def parsed(program: str, given: list[str]) -> None:
 def _train(values):
     import jax
 
-    from experiments import config, experiment, job, machine, session, writers
+    from experiments import config, costs, experiment, job, machine, session, writers
 
     settings = config.from_flags(values)
     machine.set_precision(settings.precision)
@@ -184,7 +184,7 @@ def _train(values):
     built = experiment.spread(experiment.build(settings))
     # What the first round takes and gives, without computing it.
     begun = jax.eval_shape(lambda: job.start(built))
-    experiment.cost(built, built.hparams, 1)
+    costs.cost(built, built.hparams, 1)
     del begun
 
 

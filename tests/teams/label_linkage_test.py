@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from label_groups import groups
 
-from permfl_jax.errors import InputError
 from permfl_jax.teams import agreement, histograms
-from permfl_jax.teams.groups import MOST_DEVICES
 from permfl_jax.teams.label_linkage import label_linkage
 
 
@@ -45,9 +43,3 @@ def test_it_is_average_linkage_where_sizes_allow():
     sizes = tuple(np.bincount(expected))
     team = label_linkage.assign(np.random.default_rng(1), counts, sizes)
     assert agreement.adjusted_rand(team, expected) == 1.0
-
-
-def test_too_many_devices_are_refused():
-    counts = np.ones((MOST_DEVICES + 1, 2), int)
-    with pytest.raises(InputError, match="5001 devices, and 5,000 at most"):
-        label_linkage.assign(np.random.default_rng(0), counts, (5000, 1))
