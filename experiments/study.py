@@ -23,7 +23,8 @@ from permfl_jax.errors import InputError
 
 from . import config, machine, members, population, program, quick, studies
 from .contests.cells import Store
-from .studies import cells, page, points, regrouped
+from .studies import cells, page, points
+from .studies.study import TOGETHER
 
 flags.DEFINE_string("study", None, f"One of: {', '.join(studies.STUDIES)}.")
 _SEEDS = ("0", "1", "2", "3", "4")
@@ -74,8 +75,8 @@ def _identity(cell: cells.Cell, values: flags.FlagValues, seeds: Any) -> Any:
     skipped = ("workdir", "data_dir", "manual_dir", "chips", "device_chunk")
     used = {k: v for k, v in vars(settings).items() if k not in skipped}
     used |= {"method": cell.method, "settings": cell.settings, "seeds": seeds}
-    if cell.method == regrouped.NAME:
-        used["regrouping"] = regrouped.CONSTANTS
+    if cell.driver != TOGETHER:
+        used["driver"] = cell.driver
     return json.loads(json.dumps(used))
 
 
@@ -87,7 +88,7 @@ def _write(
     measured: list[Any],
     values: flags.FlagValues,
 ) -> None:
-    found, curves = points.of(measured, asked.remark), asked.exact()
+    found, curves = points.of(measured, asked), asked.exact()
     command = _command(name, small, values)
     seconds = sum({id(cell): cell["seconds"] for _, cell in measured}.values())
     text = (

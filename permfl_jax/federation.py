@@ -1,5 +1,6 @@
 """A `Federation` from your own arrays, and questions about one."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -156,6 +157,48 @@ def team_sizes(federation: Federation) -> tuple[int, ...]:
       (1, 3, 1)
     """
     return tuple(np.bincount(placement.to_host(federation.team)).tolist())
+
+
+def of_teams(federation: Federation, teams: Sequence[int]) -> Federation:
+    """Some of its teams as a federation of their own; the samples are not copied.
+
+    Args:
+      federation: on one chip, and loaded.
+      teams: numbers from 0 to M - 1, each once; they are numbered anew in this order.
+
+    Raises:
+      InputError: no such team, one is named twice, or several chips.
+
+    Examples:
+      >>> one = {'x': np.zeros((2, 3), np.float32)}
+      >>> whole = from_arrays([one] * 5, ['b', 'a', 'b', 'b', 'c'])
+      >>> some = of_teams(whole, [2, 1])
+      >>> team_sizes(some), some.identity.tolist()
+      ((1, 3), [4, 0, 2, 3])
+    """
+    own, number = np.asarray(federation.team), num_teams(federation)
+    if not len(teams) or len({*teams} & {*range(number)}) < len(teams):
+        raise InputError(
+            f"teams {list(teams)} were asked for; at least one is needed, each from 0 "
+            f"to {number - 1} and once."
+        )
+    if federation.placement.mesh is not None or callable(federation.train.pool):
+        raise InputError("teams are taken out of a federation on one chip: --chips=1.")
+    rows = np.concatenate([np.flatnonzero(own == team) for team in teams])
+    sizes = [int((own == team).sum()) for team in teams]
+
+    def taken(samples):
+        start, count = samples.start[rows], samples.count[rows]
+        return dataclasses.replace(samples, start=start, count=count)
+
+    return dataclasses.replace(
+        federation,
+        train=taken(federation.train),
+        validation=taken(federation.validation),
+        test=taken(federation.test),
+        team=jnp.asarray(np.repeat(np.arange(len(teams)), sizes), jnp.int32),
+        identity=federation.identity[rows],
+    )
 
 
 def class_counts(samples: Samples, num_classes: int) -> np.ndarray:

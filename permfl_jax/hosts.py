@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,8 +80,12 @@ def rows_of(samples: Samples, first: int, last: int) -> Batch:
     """The rows of devices `first : last`, one after another, on the host."""
     if callable(samples.pool):
         return samples.pool(first, last)
-    begin = np.concatenate([[0], np.cumsum(samples.count)])
-    rows = slice(int(begin[first]), int(begin[last]))
+    start, count = (np.asarray(x)[first:last] for x in (samples.start, samples.count))
+    if (start[1:] == (start + count)[:-1]).all():
+        rows: Any = slice(int(start[0]), int(start[0] + count.sum()))
+    else:  # devices have changed places, or some were left out
+        own = zip(start, count, strict=True)
+        rows = np.concatenate([np.arange(a, a + n) for a, n in own])
     return jax.tree.map(lambda x: np.asarray(x)[rows], samples.pool)
 
 

@@ -2,10 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from federations import mesh_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permfl_jax import federation as fed
+from permfl_jax import placement
 from permfl_jax.errors import InputError
 
 
@@ -293,3 +295,55 @@ def test_labels_are_checked_when_their_number_is_known(labels, message):
         with pytest.raises(InputError, match="`test` run"):
             fed.from_arrays([good], [0], test=[bad], num_classes=3)
     assert fed.num_devices(fed.from_arrays([good], [0], num_classes=3)) == 1
+
+
+def labelled(sizes):
+    """Every sample of device d is d, and its place there."""
+    return [
+        {"x": np.stack([np.full(n, d), np.arange(n)], 1).astype(np.float32)}
+        for d, n in enumerate(sizes)
+    ]
+
+
+def rows_of_each(samples):
+    pool = np.asarray(samples.pool["x"])
+    spans = zip(samples.start.tolist(), samples.count.tolist(), strict=True)
+    return [pool[start : start + count].tolist() for start, count in spans]
+
+
+@pytest.mark.parametrize("teams", [[1], [2, 0], [0, 1, 2], [1, 2, 0]])
+def test_teams_that_are_taken_out_keep_their_devices(teams):
+    train, test = [3, 1, 4, 1, 5, 2], [0, 2, 1, 1, 0, 3]
+    team = [1, 0, 2, 1, 0, 1]
+    whole = fed.from_arrays(labelled(train), team, test=labelled(test))
+    some = fed.of_teams(whole, teams)
+    expected = [d for t in teams for d in range(6) if team[d] == t]
+    assert some.identity.tolist() == expected
+    assert fed.team_sizes(some) == tuple(team.count(t) for t in teams)
+    devices = labelled(train), labelled(test)
+    for samples, own in zip((some.train, some.test), devices, strict=True):
+        assert rows_of_each(samples) == [own[d]["x"].tolist() for d in expected]
+        assert samples.pool is (whole.train if own is devices[0] else whole.test).pool
+
+
+@pytest.mark.parametrize("teams", [[], [3], [-1], [0, 0]])
+def test_teams_that_are_not_there_are_refused(teams):
+    whole = fed.from_arrays(labelled([2, 2, 2]), [0, 1, 2])
+    with pytest.raises(InputError, match=r"each from 0 to 2 and once"):
+        fed.of_teams(whole, teams)
+
+
+def test_teams_that_are_taken_out_can_be_spread_over_chips():
+    """Their rows are not one after another any more."""
+    whole = fed.from_arrays(labelled([3, 1, 4, 2]), [0, 1, 2, 3])
+    some = fed.of_teams(whole, [3, 0])
+    spread = placement.place(some, mesh_of(2, 1))
+    rows = [
+        np.asarray(shard.data)[:count].tolist()
+        for shard, count in zip(
+            spread.train.pool["x"].addressable_shards, [2, 3], strict=True
+        )
+    ]
+    assert rows == rows_of_each(some.train)
+    with pytest.raises(InputError, match="on one chip"):
+        fed.of_teams(spread, [0])

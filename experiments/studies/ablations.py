@@ -6,6 +6,7 @@ from . import study
 from .study import Arm, Curve, Study
 
 _LR = 0.05
+_ALL = 50  # teams, or devices a team, of which a share acts
 # Multiples of the paper's values; all of them train as one program.
 _FACTORS = (0.2, 0.5, 1.0, 2.0, 5.0)
 _WHAT = {
@@ -32,15 +33,32 @@ def _arms(quick):
     rest = [
         *(("K", "team_steps", k) for k in ((1, 4) if quick else (1, 2, 5, 10, 20))),
         *(("L", "device_steps", n) for n in ((1, 5) if quick else (1, 5, 10, 20))),
-        *(("teams that act", "teams_per_round", m) for m in (1, 2, 4)),
-        *(
-            ("devices that act", "devices_per_round", n)
-            for n in ((1, 10) if quick else (1, 2, 5, 10))
-        ),
     ]
     for panel, flag, value in rest:
         paper = (study.paper(_LR),)
         arms.append(Arm(panel, "measured", value, f"--{flag}={value}", "permfl", paper))
+    return arms + _shares(quick)
+
+
+def _shares(quick):
+    """From one of 50 teams, or of 50 devices a team, that act in a round, to all."""
+    others = 2 if quick else 10
+    worlds = {
+        "teams": f"--num_teams={_ALL} --devices_per_team={others} --teams_per_round",
+        "devices": f"--num_teams={others} --devices_per_team={_ALL} "
+        "--devices_per_round",
+    }
+    lines: tuple[study.Line, ...] = (
+        ("paper's values", "permfl", (study.paper(_LR),)),
+        ("γ/λ = 0.1, βγ = 1", "permfl", (study.permfl(_LR, 0.5, 0.1),)),
+        ("auto", "permfl_auto", ({"device_lr": _LR},)),
+    )
+    arms = []
+    for who, flags in worlds.items():
+        for acting in (1, 5, _ALL) if quick else (1, 2, 5, 10, 25, _ALL):
+            percent = 100 * acting / _ALL
+            panel = f"share of {who} that act"
+            arms += study.arms(panel, percent, f"{flags}={acting}", lines)
     return arms
 
 
@@ -81,7 +99,7 @@ STUDY = Study(
             f"gain, {letter}": (letter, "GM's way in a round")
             for letter in (*_WHAT.values(), *_LOOPS)
         },
-        "teams that act": ("teams that act, of 4", "accuracy"),
-        "devices that act": ("devices that act, of 10 a team", "accuracy"),
+        "share of teams that act": ("% of 50 teams", "accuracy"),
+        "share of devices that act": ("% of 50 devices a team", "accuracy"),
     },
 )

@@ -54,4 +54,5 @@ STUDY = Study(
         "accuracy": ("dataset", "accuracy"),
         auto_risk.PANEL: ("σ_t (σ_d = τ = 1)", "risk of θ over the least, trained"),
     },
+    apart=True,
 )

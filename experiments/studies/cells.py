@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -18,9 +18,15 @@ from ..contests import scores as labels
 from ..contests.grids import Setting
 from ..members import Members
 from ..population import Population
-from . import regrouped, rivals
-from .study import Arm, Study
+from . import regrouped, rivals, unseen
+from .study import Arm, Driver, Study
 
+# `(experiment, members, *numbers)` with a method `train`, which yields rows.
+DRIVERS: dict[Any, Callable[..., Any]] = {
+    "together": Population,
+    "regrouped": regrouped.Regrouped,
+    "unseen": unseen.Unseen,
+}
 _SCORES = (*labels.SCORES, "macro_f1")
 
 
@@ -32,13 +38,15 @@ class Cell(NamedTuple):
       flags: over those of the user.
       method: its name.
       settings: of all its arms.
-      arms: that share flags and method.
+      driver: how they are trained.
+      arms: that share flags, method and driver.
     """
 
     name: str
     flags: tuple[str, ...]
     method: str
     settings: tuple[Setting, ...]
+    driver: Driver
     arms: tuple[Arm, ...]
 
 
@@ -52,15 +60,16 @@ def plan(study: Study, quick: bool, values: flags.FlagValues) -> list[Cell]:
     """
     common = shlex.split(study.flags) + shlex.split(study.quick_flags if quick else "")
     common = [text for text in common if not values[_name(text)].present]
-    together: dict[tuple[str, str], list[Arm]] = {}
+    together: dict[tuple[str, str, Driver], list[Arm]] = {}
     for arm in study.arms(quick):
-        together.setdefault((arm.flags, arm.method), []).append(arm)
+        together.setdefault((arm.flags, arm.method, arm.driver), []).append(arm)
     found = []
-    for (given, method), arms in together.items():
+    for (given, method, driver), arms in together.items():
         settings = {repr(s): s for arm in arms for s in arm.settings}
         flags_ = (*common, *shlex.split(given))
         name = f"{len(found):03d}_{method}"
-        found.append(Cell(name, flags_, method, tuple(settings.values()), tuple(arms)))
+        settings_ = tuple(settings.values())
+        found.append(Cell(name, flags_, method, settings_, driver, tuple(arms)))
     return found
 
 
@@ -115,9 +124,8 @@ def _train(cell, built, settings, seeds):
         hparams=_checked(cell),
     )
     begun = time.monotonic()
-    trainer = (regrouped.Regrouped if cell.method == regrouped.NAME else Population)(
-        own, who
-    )
+    driver, *numbers = cell.driver
+    trainer = DRIVERS[driver](own, who, *numbers)
     rows = [row for _, some in trainer.train(("validation", "test")) for row in some]
     return {
         "method": cell.method,

@@ -9,6 +9,7 @@ from .study import Arm, Curve, Study
 _DEVICE, _NOISE, _TEAM = 1.0, 1.0, 2.0
 _ALL = 40
 _LR = 0.05
+_SEEN, _SEEN_QUICK = (1, 2, 5, 10), (1, 4)  # teams, of one more
 
 
 def _sizes(quick):
@@ -43,6 +44,15 @@ def _arms(quick):
                     (study.permfl(_LR, 0.5, 1.0),),
                 )
             )
+    flags = f"--num_teams={(_SEEN_QUICK if quick else _SEEN)[-1] + 1}"
+    flags += " --devices_per_team=10 --chips=1"
+    for teams in _SEEN_QUICK if quick else _SEEN:
+        lines: tuple[study.Line, ...] = (
+            ("PerMFL", "permfl", (study.permfl(_LR, 0.5, 0.1),)),
+            ("auto", "permfl_auto", ({"device_lr": _LR},)),
+            ("h-SGD", "hsgd", ({"device_lr": _LR},)),
+        )
+        arms += study.arms("an unseen team", teams, flags, lines, ("unseen", teams))
     return arms
 
 
@@ -97,6 +107,7 @@ STUDY = Study(
     axes={
         "10 devices a team": ("teams M", "accuracy"),
         "40 devices": ("teams M", "accuracy"),
+        "an unseen team": ("teams that were trained on", "accuracy"),
         "10 teams, some act": ("teams that act in a round", "accuracy"),
         "risk, 10 devices a team": ("teams M", "mean square error"),
         "risk, 40 devices": ("teams M", "mean square error"),

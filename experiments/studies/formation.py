@@ -6,7 +6,7 @@ import numpy as np
 
 from permfl_jax import random_effects
 
-from . import regrouped, study
+from . import study
 from .study import Arm, Curve, Study
 
 _LR = 0.05
@@ -15,6 +15,7 @@ _RULES = (
     *("loss_choice", "random", "adversarial"),
 )
 _AUTO: study.Line = ("auto", "permfl_auto", ({"device_lr": _LR},))
+_REGROUPED: study.Driver = ("regrouped", "update_cosine", 2, 4, 0.02)
 _SPREADS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _SIZES = (10,) * 4
 _DRAWS = 20  # of random teams
@@ -34,9 +35,8 @@ def _arms(quick):
             arms += study.arms(panel, rule, flags, lines)
         for rule in ("random", "adversarial"):
             flags = f"--team_alpha={alpha} --team_formation={rule} --chips=1"
-            name, _, settings = _AUTO
-            again = ((name, regrouped.NAME, settings),)
-            arms += study.arms(panel, f"{rule}, then regrouped", flags, again)
+            name = f"{rule}, then regrouped"
+            arms += study.arms(panel, name, flags, (_AUTO,), _REGROUPED)
     return arms
 
 

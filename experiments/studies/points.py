@@ -1,14 +1,13 @@
 """From the cells of a study to the points of its lines."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..intervals import Interval, interval, paired
-from .study import Arm
+from .study import Arm, Study
 
 LABELS = ("PM", "TM", "GM")
-# GM is taken to have arrived at this share of the best GM of its panel.
+# GM is taken to have arrived at this share of the best GM that it is compared with.
 _ARRIVED = 0.95
 
 
@@ -20,7 +19,8 @@ class Point(NamedTuple):
       scores: label to name of a score to its values, one for each seed.
       chosen: label to the setting that was best on validation.
       bytes_: sent until the last round by tier and direction, for GM's setting.
-      arrived: rounds until GM has 95 % of the panel's best, or `None`.
+      arrived: rounds until GM has 95 % of the best of its panel, or of its place there
+        (`Study.apart`); `None` if it does not.
       remark: of the study, on the cell.
     """
 
@@ -34,25 +34,29 @@ class Point(NamedTuple):
 
 def of(
     found: list[tuple[Arm, dict[str, Any]]],
-    remark: Callable[[dict[str, Any]], str] | None = None,
+    study: Study,
 ) -> list[Point]:
     """All points of a study.
 
     Args:
       found: every arm with its cell.
-      remark: `(cell) -> text`.
+      study: what was asked.
     """
+
+    def world(point):
+        return point.arm.panel, point.arm.at if study.apart else None
+
+    remark = study.remark
     points = [
         _point(arm, cell)._replace(remark=remark(cell) if remark else "")
         for arm, cell in found
     ]
-    best: dict[str, float] = {}
+    best: dict[Any, float] = {}
     for point in points:
         own = mean(point, "GM")
         if own is not None:
-            panel = point.arm.panel
-            best[panel] = max(best.get(panel, 0.0), own.mean)
-    return [_arrive(point, best.get(point.arm.panel)) for point in points]
+            best[world(point)] = max(best.get(world(point), 0.0), own.mean)
+    return [_arrive(point, best.get(world(point))) for point in points]
 
 
 def mean(point: Point, label: str, score: str = "accuracy") -> Interval | None:

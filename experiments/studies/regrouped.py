@@ -1,6 +1,5 @@
-"""PerMFL whose teams are formed anew while it trains, one member after another."""
+"""A method whose teams are formed anew while it trains."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,32 +7,37 @@ import jax
 import numpy as np
 
 from permfl_jax import evaluate, keys, regroup, runner
-from permfl_jax.errors import DivergenceError
 from permfl_jax.probes import Probe
 from permfl_jax.teams import FORMATIONS, agreement
 
-from .. import costs, experiment
+from .. import experiment
 from ..members import Members
+from . import one_by_one
 
-NAME = "permfl_auto_regrouped"
 # What rows say of teams beside scores.
 FOUND = ("adjusted_rand", "regroupings", "bytes/formation")
-_RULE, _AFTER, _EVERY, _GATE = "update_cosine", 2, 4, 0.02
-# A cell that was measured by other ones is measured anew.
-CONSTANTS = {"rule": _RULE, "after": _AFTER, "every": _EVERY, "gate": _GATE}
 
 
 class Regrouped:
     """All members, ready to run; scored when they are done.
 
     Attributes:
-      built: the experiment that they share.
+      built: the experiment that they share, on one chip.
       who: the members.
     """
 
-    def __init__(self, built: experiment.Experiment, who: Members):
-        """Nothing is trained yet."""
+    def __init__(
+        self,
+        built: experiment.Experiment,
+        who: Members,
+        rule: str,
+        after: int,
+        every: int,
+        gate: float,
+    ):
+        """Nothing is trained yet; for the numbers see `regroup.Regrouping`."""
         self.built, self.who = built, who
+        self._rule, self._times, self._gate = FORMATIONS[rule], (after, every), gate
 
     def train(
         self, splits: Sequence[str] = evaluate.SPLITS
@@ -43,38 +47,27 @@ class Regrouped:
         Args:
           splits: to score.
         """
-        rounds = self.built.config.num_rounds
-        pairs = [(s, h) for s in self.who.seeds for h in self.who.hparams]
-        members = zip(pairs, self.who.describe(), strict=True)
-        rows = [row | self._run(*pair, splits) for pair, row in members]
-        yield rounds, rows
+
+        def run(seed, hparams):
+            return self._run(seed, hparams, splits)
+
+        yield from one_by_one.train(self.built, self.who, run)
 
     def _run(self, seed, hparams, splits):
         built, numbers = self.built, hparams.traced()
-        key, begun = jax.random.key(seed), time.monotonic()
+        key = jax.random.key(seed)
         params = built.task.init(keys.init_key(key))
         state = runner.start(built.algorithm, params, built.federation)
         what = built.algorithm, key, numbers, state, built.federation
         rounds, when = built.config.num_rounds, self._when(key, seed)
-        try:
-            state, federation, looks = regroup.run(*what, rounds, when)
-        except DivergenceError as error:  # of this member; the others go on
-            seconds = round(time.monotonic() - begun, 3)
-            return {"round": rounds, "seconds": seconds, "diverged": str(error)}
+        state, federation, looks = regroup.run(*what, rounds, when)
         models = evaluate.models_of(built.algorithm, key, numbers, state, federation)
         scored = evaluate.Evaluator(built.task.metrics, federation).rows(models, splits)
-        sent = costs.cost(built, hparams, rounds)
-        return (
-            {"round": rounds}
-            | {"seconds": round(time.monotonic() - begun, 3)}
-            | scored
-            | sent
-            | {
-                "bytes/formation": sum(look.up + look.down for look in looks),
-                "adjusted_rand": _agreement(federation),
-                "regroupings": sum(look.taken for look in looks),
-            }
-        )
+        return scored | {
+            "bytes/formation": sum(look.up + look.down for look in looks),
+            "adjusted_rand": _agreement(federation),
+            "regroupings": sum(look.taken for look in looks),
+        }
 
     def _when(self, key, seed):
         config = self.built.config
@@ -86,8 +79,7 @@ class Regrouped:
             config.formation_lr,
             config.formation_rounds,
         )
-        rule = FORMATIONS[_RULE]
-        return regroup.Regrouping(rule, probe, _AFTER, _EVERY, _GATE, seed)
+        return regroup.Regrouping(self._rule, probe, *self._times, self._gate, seed)
 
 
 def _agreement(federation):

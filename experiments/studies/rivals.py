@@ -23,8 +23,6 @@ from permfl_jax import hparams as checks
 from permfl_jax.algorithms.permfl import Gains, PerMFL
 from permfl_jax.types import Algorithm, Params, State
 
-from . import regrouped
-
 _FAR, _FACTOR = 10.0, 2.0  # Boyd's μ and τ
 _LEAST = 0.01
 
@@ -167,8 +165,6 @@ RIVALS = {
     "permfl_balanced": algorithms.Method(
         _rescaled(_balanced), HParams, traffic.three_tier
     ),
-    # The same rounds; `regrouped` changes the teams between them.
-    regrouped.NAME: algorithms.get("permfl_auto"),
 }
 
 

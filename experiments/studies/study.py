@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 from ..contests.grids import Setting as Setting
 
+Driver = tuple[str | float, ...]
+TOGETHER: Driver = ("together",)
+
 
 class Arm(NamedTuple):
     """One point of a measured line.
@@ -17,6 +20,7 @@ class Arm(NamedTuple):
       method: that is trained.
       settings: of its hyper-parameters; of several, each label takes the one that is
         best on validation.
+      driver: how it is trained: a key of `cells.DRIVERS` and what that takes.
     """
 
     panel: str
@@ -25,16 +29,23 @@ class Arm(NamedTuple):
     flags: str
     method: str
     settings: tuple[Setting, ...]
+    driver: Driver = TOGETHER
 
 
 # What is drawn as a line: its name, its method and settings.
 Line = tuple[str, str, tuple[Setting, ...]]
 
 
-def arms(panel: str, at: float | str, flags: str, lines: Sequence[Line]) -> list[Arm]:
+def arms(
+    panel: str,
+    at: float | str,
+    flags: str,
+    lines: Sequence[Line],
+    driver: Driver = TOGETHER,
+) -> list[Arm]:
     """One arm of each line, at one place."""
     return [
-        Arm(panel, line, at, flags, method, settings)
+        Arm(panel, line, at, flags, method, settings, driver)
         for line, method, settings in lines
     ]
 
@@ -68,6 +79,8 @@ class Study(NamedTuple):
       by_bytes: measured panels that are also drawn over the bytes that were sent, and
         whose: `team_up` or `device_up`.
       remark: `(cell) -> text`, a column more in the tables, or `None`.
+      apart: places of a panel are worlds of their own, such as datasets: GM's target is
+        that of its place, not of the panel.
     """
 
     title: str
@@ -78,6 +91,7 @@ class Study(NamedTuple):
     axes: dict[str, tuple[str, str]]
     by_bytes: tuple[tuple[str, str], ...] = ()
     remark: Callable[[dict[str, Any]], str] | None = None
+    apart: bool = False
 
 
 # PerMFL as in Table 2 of the paper, without its step size of the devices.

@@ -51,4 +51,5 @@ STUDY = Study(
         "true teams": ("dataset", "accuracy"),
         "random teams": ("dataset", "accuracy"),
     },
+    apart=True,
 )

@@ -12,6 +12,8 @@ from experiments.members import Members
 from experiments.studies import regrouped
 from permfl_jax import algorithms, hparams
 
+NUMBERS = ("update_cosine", 2, 4, 0.02)
+
 
 @pytest.fixture(scope="module")
 def built():
@@ -28,7 +30,9 @@ def built():
 def test_random_teams_become_true_ones(built):
     chosen = hparams.parse(algorithms.get("permfl_auto").hparams, ["device_lr=0.05"])
     who = Members((0, 1), {}, ({"device_lr": 0.05},), (chosen,))
-    ((last, rows),) = regrouped.Regrouped(built, who).train(("validation", "test"))
+    ((last, rows),) = regrouped.Regrouped(built, who, *NUMBERS).train(
+        ("validation", "test")
+    )
     assert last == 4
     assert [row["seed"] for row in rows] == [0, 1]
     assert built.report["adjusted_rand"] < 0.5
@@ -47,7 +51,7 @@ def test_a_member_that_diverges_ends_alone(built):
         hparams.parse(kind, [f"device_lr={x['device_lr']}"]) for x in settings
     )
     who = Members((0,), {}, settings, chosen)
-    ((_, (bad, good)),) = regrouped.Regrouped(built, who).train(("test",))
+    ((_, (bad, good)),) = regrouped.Regrouped(built, who, *NUMBERS).train(("test",))
     assert "Round 1 diverged" in bad["diverged"]
     assert "TM/accuracy" not in bad
     assert good["TM/accuracy"] > built.majority_accuracy
@@ -55,6 +59,6 @@ def test_a_member_that_diverges_ends_alone(built):
 
 def test_the_flags_reach_the_look(built):
     settings = dataclasses.replace(built.config, formation_lr=0.125, formation_rounds=3)
-    own = regrouped.Regrouped(built._replace(config=settings), None)
+    own = regrouped.Regrouped(built._replace(config=settings), None, *NUMBERS)
     probe = own._when(jax.random.key(0), 0).probe
     assert (probe.device_lr, probe.rounds) == (0.125, 3)

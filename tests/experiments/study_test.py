@@ -93,11 +93,11 @@ def test_each_label_takes_what_is_best_on_validation():
         result(b, "PM", [0.1, 0.3], [0.7, 0.7]),
         result(c, "PM", [0.9, None], [1.0, None]),  # a seed diverged
     )
-    (point,) = points.of([(one(settings=(a, b, c)), tried)])
+    (point,) = points.of([(one(settings=(a, b, c)), tried)], of())
     assert point.chosen == {"PM": b}
     assert points.mean(point, "PM").mean == pytest.approx(0.2)
     assert points.mean(point, "GM") is None
-    (only,) = points.of([(one(settings=(a,)), tried)])
+    (only,) = points.of([(one(settings=(a,)), tried)], of())
     assert only.chosen == {"PM": a}
     apart = points.difference(point, only, "PM")
     assert apart.mean == pytest.approx(-0.7)
@@ -110,17 +110,23 @@ def test_gm_has_arrived_at_95_percent_of_the_panels_best():
     slow = [curve(0.2, 0.5, 0.77), curve(0.1, 0.76, 0.77)]
     fast = [curve(0.76, 0.8, 0.8), curve(0.5, 0.79, 0.8)]
     setting = {"device_lr": LR}
-    found = points.of(
-        [
-            (one(line="slow"), cell(result(setting, "GM", [0.77] * 2, [0] * 2, slow))),
-            (one(line="fast"), cell(result(setting, "GM", [0.8] * 2, [0] * 2, fast))),
-            (
-                one(panel="other"),
-                cell(result(setting, "GM", [0.1] * 2, [0] * 2, [[[2, 0.1]]] * 2)),
-            ),
-        ]
-    )
-    assert [p.arrived and p.arrived.mean for p in found] == [5.0, 3.0, 2.0]
+
+    def own(final, curves):
+        return cell(result(setting, "GM", [final] * 2, [0] * 2, curves))
+
+    measured = [
+        (one(line="slow"), own(0.77, slow)),
+        (one(line="fast"), own(0.8, fast)),
+        (one(panel="other"), own(0.1, [[[2, 0.1]]] * 2)),
+        (one(at=2), own(0.2, [[[2, 0.1], [4, 0.2]]] * 2)),
+    ]
+
+    def arrived(study):
+        return [p.arrived and p.arrived.mean for p in points.of(measured, study)]
+
+    assert arrived(of()) == [5.0, 3.0, 2.0, None]
+    # Places that are worlds of their own have targets of their own.
+    assert arrived(of()._replace(apart=True)) == [5.0, 3.0, 2.0, 4.0]
 
 
 def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
