@@ -6,17 +6,41 @@ from .study import Study
 
 # Words are many and weak: steps are long. All methods are tuned over the same ones.
 _LR = 10.0
+_LR_GRU = 1.0
 _LADDER = tuple({"device_lr": lr} for lr in (3.0, 10.0, 30.0, 100.0))
 _DATA = {
     "clinc_oos": "--dataset=clinc_oos --num_teams=10 --devices_per_team=4",
     "banking77": "--dataset=banking77 --num_teams=7 --devices_per_team=4 "
     "--partition=two_level_dirichlet --team_alpha=0.1",
 }
+_PLAYS = "--dataset=shakespeare --model=gru --num_teams=4 --devices_per_team=5 "
+_PLAYS += "--team_steps=2 --device_steps=10"
+_OTHERS = {
+    "PerMFL-auto": "permfl_auto",
+    "h-SGD": "hsgd",
+    "FedAvg": "fedavg",
+    "alone": "local",
+    "pooled": "pooled",
+}
 
 
 def _arms(quick):
-    names = ["banking77"] if quick else list(_DATA)
-    return [arm for name in names for arm in _lines(name, quick)]
+    if quick:
+        return _lines("banking77", quick)
+    return [arm for name in _DATA for arm in _lines(name, quick)] + _speakers()
+
+
+def _speakers():
+    """The next character of a play: devices are speakers, teams random."""
+    lines: tuple[study.Line, ...] = (
+        ("PerMFL, paper's values", "permfl", (study.paper(_LR_GRU),)),
+        ("PerMFL", "permfl", tuple(study.permfl(_LR_GRU, x, 0.1) for x in (0.05, 0.5))),
+        *(
+            (line, method, ({"device_lr": _LR_GRU},))
+            for line, method in _OTHERS.items()
+        ),
+    )
+    return study.arms("speakers", "shakespeare", _PLAYS, lines)
 
 
 def _lines(name, quick):
@@ -25,11 +49,7 @@ def _lines(name, quick):
     lines: tuple[study.Line, ...] = (
         ("PerMFL, paper's values", "permfl", (study.paper(_LADDER[0]["device_lr"]),)),
         ("PerMFL", "permfl", grid[::2] if quick else grid),
-        ("PerMFL-auto", "permfl_auto", _LADDER),
-        ("h-SGD", "hsgd", _LADDER),
-        ("FedAvg", "fedavg", _LADDER),
-        ("alone", "local", _LADDER),
-        ("pooled", "pooled", _LADDER),
+        *((line, method, _LADDER) for line, method in _OTHERS.items()),
     )
     arms = []
     for teams in ("consecutive", "random"):
@@ -50,6 +70,7 @@ STUDY = Study(
     axes={
         "true teams": ("dataset", "accuracy"),
         "random teams": ("dataset", "accuracy"),
+        "speakers": ("dataset", "accuracy"),
     },
     apart=True,
 )
