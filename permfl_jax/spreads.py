@@ -29,7 +29,7 @@ class Spreads(NamedTuple):
 
     Attributes:
       device: between the devices of a team, without the samples' noise; may come out
-        below 0.
+        below 0. Half of both spreads where one device of each team acts.
       team: of the teams' mean gradients at x, without that of devices and samples. At
         a fitted x the spread between teams; before, also how far x is from them.
       sample: between the samples of a device.
@@ -151,12 +151,17 @@ def _spreads(sums, size, every_team, teams):
     sample = ratio(sums.sample.sum(), sums.freedom.sum())
     # Weighted squares around the team's mean: Σp(1-p) times one device's.
     within = (sums.energy - size - sample * (sums.noise - sums.own_noise)).sum()
-    device = ratio(within, (1 - sums.own).sum())
-    # Of a team's mean: Σp² times one device's.
-    mean_of_own = jnp.maximum(device, 0) * sums.own + sample * sums.own_noise
+    freedom = (1 - sums.own).sum()
     # x is fitted to these very teams.
     fitted = 1 - (every_team**2).sum()
-    team = ratio((team_share * size).sum(), fitted) - (team_share * mean_of_own).sum()
+    means = ratio((team_share * size).sum(), fitted)
+    noise = sample * sums.own_noise
+    # Where one device of each team acts, its spread and its team's are one number.
+    both = means - (team_share * noise).sum()
+    device = jnp.where(freedom > 0, ratio(within, freedom), both / 2)
+    # Of a team's mean: Σp² times one device's.
+    mean_of_own = jnp.maximum(device, 0) * sums.own + noise
+    team = means - (team_share * mean_of_own).sum()
     return Spreads(
         device,
         team,

@@ -52,11 +52,16 @@ def read(hessian, samples, sign, x, groups, p, all_q, q):
         teams.append((mean, share, [len(samples[j]) for j in group]))
     sample = noise_sum / noise_freedom if noise_freedom else 0.0
     known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
-    device = (within - known) / freedom if freedom else 0.0
+    fitted = 1 - (all_q**2).sum()
+    both = sum(
+        weight * (mean @ mean / fitted - sample * (s**2 / n).sum())
+        for weight, (mean, s, n) in zip(q, teams, strict=True)
+    )
+    device = (within - known) / freedom if freedom else both / 2
     team = 0.0
     for weight, (mean, share, n) in zip(q, teams, strict=True):
         own = (share**2 * (max(device, 0) + sample / np.array(n))).sum()
-        team += weight * (mean @ mean / (1 - (all_q**2).sum()) - own)
+        team += weight * (mean @ mean / fitted - own)
     return np.array([device, team, sample, curved, energy])
 
 

@@ -62,6 +62,15 @@ def test_spreads_are_those_of_the_optima(batch_size, draws):
     assert found.curved / found.energy == pytest.approx(2)
 
 
+def test_one_device_a_team_halves_what_both_spreads_make():
+    """(σ_t² + σ_d² + v)/(1 - 1/3) - v, where v is the noise of a batch of 4."""
+    found = looked((9,), 4, (None, 1))
+    assert found.device == pytest.approx(found.team, rel=0.02)
+    assert found.sample == pytest.approx(9, rel=0.05)
+    v = 9 / 4
+    assert 2 * found.device == pytest.approx(1.5 * (4 + 1 + v) - v, rel=0.15)
+
+
 def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
     found = looked((1,), None, seeds=2)
     assert found.sample == 0
