@@ -195,7 +195,7 @@ def upload_bytes(code: Code | None, model: Params) -> int:
       model: arrays, or their shapes and dtypes.
 
     Examples:
-      >>> model = {'w': jnp.zeros((10, 9), jnp.float32), 'b': jnp.zeros(10)}
+      >>> model = {'w': jnp.zeros((10, 9), 'float32'), 'b': jnp.zeros(10, 'float32')}
       >>> [upload_bytes(c, model) for c in (Code('int8'), Code('topk', 0.1))]
       [108, 80]
     """

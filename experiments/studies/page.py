@@ -10,6 +10,7 @@ from .points import Point
 from .study import Curve, Study
 
 _ROOM = 0.2  # accuracy
+_ASIDE = 0.1  # of the way to the next place
 
 
 def picture(
@@ -70,22 +71,26 @@ def _panel(axis, study, panel, label, found):
         if (mean := points.mean(point, label)) is not None:
             lines.setdefault(point.arm.line, []).append((point.arm.at, mean))
     far = _far_below({name: [m.mean for _, m in own] for name, own in lines.items()})
-    joined = "-" if not isinstance(order[0], str) else ""  # names have no between
-    for number, line in enumerate(dict.fromkeys(point.arm.line for point in found)):
+    named = isinstance(
+        order[0], str
+    )  # with nothing between, so lines stand side by side
+    all_lines = list(dict.fromkeys(point.arm.line for point in found))
+    for number, line in enumerate(all_lines):
         there = lines.get(line)
+        aside = _ASIDE * (number - (len(all_lines) - 1) / 2) if named else 0
         if line in far and there:
             low, high = (100 * f(m.mean for _, m in there) for f in (min, max))
             axis.plot([], [], " ", label=f"{line}: below, {low:.0f} to {high:.0f} %")
         elif there:
             axis.errorbar(
-                _places([at for at, _ in there], order),
+                [x + aside for x in _places([at for at, _ in there], order)],
                 [100 * mean.mean for _, mean in there],
                 yerr=[100 * (mean.half or 0) for _, mean in there],
                 color=report_svg.colour(number),
                 marker=report_svg.MARKS[number % len(report_svg.MARKS)],
                 markersize=4,
                 capsize=2,
-                linestyle=joined,
+                linestyle="" if named else "-",
                 label=line,
             )
     _finish(axis, study, panel, order)
