@@ -79,7 +79,7 @@ class Experiment(NamedTuple):
             )
 
     def check_alike(self) -> None:
-        """That all processes have these samples and owners; all of them must ask.
+        """That all processes have these rows and teams; all of them must ask.
 
         Raises:
           InputError: this one has others than the first.

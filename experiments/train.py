@@ -154,7 +154,9 @@ def follow(settings: config.Config) -> None:
     """What every process but the first does: the same work, and nothing is written."""
     if machine.agree(False):
         return
-    built = experiment.build(settings)
+    # The folder is shared: teams that were found once are those of the first process.
+    folder = results.Workdir(settings.workdir, vars(settings), grows="num_rounds")
+    built = experiment.build(settings, folder.begun)
     built.check_alike()
     built = experiment.spread(built)
     start = session.of_run(settings, None)

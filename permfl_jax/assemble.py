@@ -161,7 +161,7 @@ def _sizes(team_sizes, samples):
 
 def _windowed(partition, formation, form, options, num_classes):
     """With the classes each device may hold, if the partition asks; all checked."""
-    form.check(sum(options.team_sizes))
+    form.check(options.team_sizes)
     if form.needs_truth and partition not in MAKE_TEAMS:
         raise InputError(
             f"--team_formation={formation} needs teams that are true, which "

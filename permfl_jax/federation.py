@@ -182,8 +182,10 @@ def of_teams(federation: Federation, teams: Sequence[int]) -> Federation:
             f"teams {list(teams)} were asked for; at least one is needed, each from 0 "
             f"to {number - 1} and once."
         )
-    if federation.placement.mesh is not None or callable(federation.train.pool):
+    if federation.placement.mesh is not None:
         raise InputError("teams are taken out of a federation on one chip: --chips=1.")
+    if callable(federation.train.pool):
+        raise InputError("teams are taken out of what is loaded; place it first.")
     rows = np.concatenate([np.flatnonzero(own == team) for team in teams])
     sizes = [int((own == team).sum()) for team in teams]
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from permfl_jax import runner
 from permfl_jax.errors import InputError
-from permfl_jax.federation import num_devices, team_sizes
+from permfl_jax.federation import team_sizes
 from permfl_jax.probes import Probe
 from permfl_jax.teams.formation import Formation
 from permfl_jax.types import Algorithm, Federation, Samples, State
@@ -159,7 +159,7 @@ def run(
       InputError: what `Regrouping.look` refuses; too many devices.
     """
     regrouping.check()
-    regrouping.formation.check(num_devices(federation))
+    regrouping.formation.check(team_sizes(federation))
     looks: list[Look] = []
     while (done := int(state.round)) < num_rounds:
         if regrouping.due(done):

@@ -23,6 +23,8 @@ from permfl_jax.rules import Step
 from permfl_jax.schedule import Schedule
 from permfl_jax.types import Federation, LossFn, Params
 
+_ROUNDING = 1e-6
+
 
 class Spreads(NamedTuple):
     """Squared gradients, summed over coordinates, each `[]`.
@@ -152,16 +154,18 @@ def _spreads(sums, size, every_team, teams):
     # Weighted squares around the team's mean: Σp(1-p) times one device's.
     within = (sums.energy - size - sample * (sums.noise - sums.own_noise)).sum()
     freedom = (1 - sums.own).sum()
+    # w/w may miss 1 by a rounding, and two devices leave far more than this.
+    alone = freedom < _ROUNDING * len(sums.own)
     # x is fitted to these very teams.
     fitted = 1 - (every_team**2).sum()
     means = ratio((team_share * size).sum(), fitted)
     noise = sample * sums.own_noise
     # Where one device of each team acts, its spread and its team's are one number.
     both = means - (team_share * noise).sum()
-    device = jnp.where(freedom > 0, ratio(within, freedom), both / 2)
+    device = jnp.where(alone, both / 2, ratio(within, freedom))
     # Of a team's mean: Σp² times one device's.
     mean_of_own = jnp.maximum(device, 0) * sums.own + noise
-    team = means - (team_share * mean_of_own).sum()
+    team = jnp.where(alone, both / 2, means - (team_share * mean_of_own).sum())
     return Spreads(
         device,
         team,

@@ -256,6 +256,7 @@ def test_too_many_devices_are_refused_before_any_is_looked_at(formation):
             team_sizes=(5000, 1),
             look=None,
         )
+    FORMATIONS[formation].check((5001,))  # one team: nobody is compared
 
 
 @pytest.mark.parametrize("formation", ["update_cosine", "loss_choice"])

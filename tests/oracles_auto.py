@@ -62,6 +62,8 @@ def read(hessian, samples, sign, x, groups, p, all_q, q):
     for weight, (mean, share, n) in zip(q, teams, strict=True):
         own = (share**2 * (max(device, 0) + sample / np.array(n))).sum()
         team += weight * (mean @ mean / fitted - own)
+    if not freedom:
+        team = both / 2
     return np.array([device, team, sample, curved, energy])
 
 

@@ -71,6 +71,17 @@ def test_one_device_a_team_halves_what_both_spreads_make():
     assert 2 * found.device == pytest.approx(1.5 * (4 + 1 + v) - v, rel=0.15)
 
 
+def test_halves_stay_halves_where_noise_leaves_less_than_nothing():
+    """And a weight that should be 1 may miss it by a rounding."""
+    sums = spreads._Sums(
+        *(jnp.full(2, x, jnp.float32) for x in (5.0, 1 - 6e-8, 0.5, 0.5, 9.0, 0.5, 1.0))
+    )
+    size, teams = jnp.full(2, 3, jnp.float32), jnp.full(2, 0.5, jnp.float32)
+    found = spreads._spreads(sums, size, teams, None)
+    assert float(found.sample) == 18
+    assert float(found.device) == float(found.team) == (3 / 0.5 - 18 * 0.5) / 2 < 0
+
+
 def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
     found = looked((1,), None, seeds=2)
     assert found.sample == 0

@@ -22,35 +22,45 @@ def _loops(quick):
     return (1, 5, 20) if quick else (1, 2, 5, 10, 20, 50)
 
 
+# Where nothing is spared. Every arm gives all of it, so that flags of the user cannot
+# move one arm and leave the others; those that give the same are trained once.
+_PLAIN: dict[str, int | float | str] = {
+    "team_steps": _LOOPS,
+    "num_rounds": _BUDGET // _LOOPS,
+    "eval_every": _BUDGET // _LOOPS,
+    "teams_per_round": _TEAMS,
+    "devices_per_round": _DEVICES,
+    "device_upload": "none",
+    "team_upload": "none",
+    "device_loss": 0.0,
+    "team_loss": 0.0,
+}
+
+
 def _arms(quick):
     arms = []
-    for loops in _loops(quick):
-        flags = f"--team_steps={loops} --num_rounds={_BUDGET // loops}"
-        flags += f" --eval_every={_BUDGET // loops}"
-        arms += _lines("T·K = 100", loops, flags, loops == _LOOPS)
-    for acting in (1, _TEAMS) if quick else (1, 2, _TEAMS):
-        flags = f"--teams_per_round={acting}"
-        arms += _lines("teams that act", acting, flags, acting == _TEAMS)
-    for acting in (1, _DEVICES) if quick else (1, 2, 5, _DEVICES):
-        flags = f"--devices_per_round={acting}"
-        arms += _lines("devices that act", acting, flags, acting == _DEVICES)
+    for k in _loops(quick):
+        rounds = {"num_rounds": _BUDGET // k, "eval_every": _BUDGET // k}
+        arms += _lines("T·K = 100", k, team_steps=k, **rounds)
+    for m in (1, _TEAMS) if quick else (1, 2, _TEAMS):
+        arms += _lines("teams that act", m, teams_per_round=m)
+    for n in (1, _DEVICES) if quick else (1, 2, 5, _DEVICES):
+        arms += _lines("devices that act", n, devices_per_round=n)
     for name, code in _CODES.items():
-        flags = f"--device_upload={code} --team_upload={code}"
-        arms += _lines("coded uploads", name, flags, code == "none")
+        arms += _lines("coded uploads", name, device_upload=code, team_upload=code)
     for loss in (0.0, 0.3) if quick else (0.0, 0.1, 0.3, 0.5):
-        flags = f"--device_loss={loss} --team_loss={loss}"
-        arms += _lines("lost uploads", loss, flags, not loss)
+        arms += _lines("lost uploads", loss, device_loss=loss, team_loss=loss)
     return arms
 
 
-def _lines(panel, at, flags, plain):
-    """At a place where flags say nothing new they are none, and it is trained once."""
+def _lines(panel, at, **changed):
     lines: tuple[study.Line, ...] = (
         ("PerMFL", "permfl", (study.permfl(_LR, 0.5, 0.1),)),
         ("auto", "permfl_auto", ({"device_lr": _LR},)),
         ("h-SGD", "hsgd", ({"device_lr": _LR},)),
     )
-    return study.arms(panel, at, "" if plain else flags, lines)
+    flags = " ".join(f"--{name}={it}" for name, it in (_PLAIN | changed).items())
+    return study.arms(panel, at, flags, lines)
 
 
 def _exact():
@@ -90,9 +100,8 @@ def _left(problem, setting, loops):
 STUDY = Study(
     title="How rarely may teams talk to the server?",
     flags="--dataset=mnist --partition=two_level_dirichlet --team_alpha=0.3 "
-    f"--num_teams={_TEAMS} --devices_per_team={_DEVICES} --team_steps={_LOOPS} "
-    f"--num_rounds={_BUDGET // _LOOPS} --eval_every={_BUDGET // _LOOPS} "
-    "--device_steps=10 --batch_size=32",
+    f"--num_teams={_TEAMS} --devices_per_team={_DEVICES} --device_steps=10 "
+    "--batch_size=32",
     quick_flags="--dataset=digits --device_steps=5 --batch_size=16",
     arms=_arms,
     exact=_exact,

@@ -7,6 +7,7 @@ import jax
 
 from permfl_jax import evaluate, keys, runner
 from permfl_jax import federation as federations
+from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 from permfl_jax.types import Algorithm
 
@@ -29,7 +30,19 @@ class Unseen:
     """
 
     def __init__(self, built: experiment.Experiment, who: Members, num_teams: int):
-        """Nothing is trained yet."""
+        """Nothing is trained yet.
+
+        Raises:
+          InputError: no team is left to be left out, or only some teams act.
+        """
+        total = federations.num_teams(built.federation)
+        if num_teams >= total:
+            raise InputError(
+                f"{num_teams} teams are trained on beside one that is left out, but "
+                f"there are {total}: raise --num_teams."
+            )
+        if built.config.teams_per_round is not None:
+            raise InputError("a team is left out: --teams_per_round cannot be used.")
         self.built, self.who, self.num_teams = built, who, num_teams
         self._algorithms: dict[Sampler, Algorithm] = {}
 
@@ -49,7 +62,7 @@ class Unseen:
             return self._run(seed, hparams, splits)
 
         sizes = federations.team_sizes(self.built.federation)[: self.num_teams]
-        trained_on = self.built._replace(sampler=Sampler(sizes))
+        trained_on = self.built._replace(sampler=self._sampler(sizes))
         yield from one_by_one.train(trained_on, self.who, run)
 
     def _run(self, seed, hparams, splits):
@@ -61,7 +74,7 @@ class Unseen:
         server = self._train(key, numbers, trained_on)
         algorithm = self._algorithm(new)
         state = runner.start(algorithm, server, new)
-        state, _ = runner.advance(algorithm, 1, key, numbers, state, new)
+        ((state, _),) = runner.run(algorithm, key, numbers, state, new, 1)
         models = evaluate.models_of(algorithm, key, numbers, state, new)
         if "GM" in models:
             models["GM"] = ("server", server)
@@ -77,9 +90,12 @@ class Unseen:
             state = now
         return state.server
 
+    def _sampler(self, sizes):
+        return Sampler(sizes, None, self.built.config.devices_per_round)
+
     def _algorithm(self, federation):
         """The same object for alike teams, which is compiled once."""
-        built, sampler = self.built, Sampler.of(federation)
+        built, sampler = self.built, self._sampler(federations.team_sizes(federation))
         if sampler not in self._algorithms:
             made = built.method.factory(built.task.loss, built.schedule, sampler)
             self._algorithms[sampler] = made

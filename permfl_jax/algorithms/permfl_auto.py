@@ -276,8 +276,8 @@ def next_reach(
     """How far x goes now, by how this residual agrees with the last.
 
     On a quadratic with β·L_F the part of the way that x goes along the last step, the
-    agreement is 1 - β·L_F: a secant. Below -1 is divergence. A residual of 0 tells
-    nothing: no upload arrived.
+    agreement is 1 - β·L_F: a secant. Below -1 is divergence. A residual of 0, where
+    nothing arrived, tells nothing; averages of absent teams' old models hide that.
 
     Args:
       learned: with the last residual.

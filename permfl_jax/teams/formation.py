@@ -47,17 +47,21 @@ class Formation(NamedTuple):
     needs_truth: bool = False
     most_devices: int | None = None
 
-    def check(self, devices: int) -> None:
+    def check(self, team_sizes: Sequence[int]) -> None:
         """That there are not too many devices; to be asked before anything is trained.
+
+        Args:
+          team_sizes: `[M]`; for one team there is nothing to compare.
 
         Raises:
           InputError: there are.
         """
-        if self.most_devices is not None and devices > self.most_devices:
+        devices, most = sum(team_sizes), self.most_devices
+        if most is not None and devices > most and len(team_sizes) > 1:
             raise InputError(
                 f"--team_formation compares all pairs of {devices} devices, and "
-                f"{self.most_devices:,} at most are allowed; label_kmeans and "
-                "model_distance compare each with one per team."
+                f"{most:,} at most are allowed; label_kmeans and model_distance "
+                "compare each with one per team."
             )
 
 

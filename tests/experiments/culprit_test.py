@@ -99,7 +99,7 @@ def test_a_run_that_diverges_says_so(tmp_path, monkeypatch, capsys):
             )
         )
     assert "(6, the first of device 0)" in str(plain.value)  # all, at the end
-    monkeypatch.setattr(experiment, "build", lambda settings: built)
+    monkeypatch.setattr(experiment, "build", lambda *given: built)
     monkeypatch.setattr(experiment, "spread", lambda same: same)
     with pytest.raises(DivergenceError, match=f"first to break was device {device} "):
         train.run(built.config)

@@ -1,6 +1,7 @@
 """The training program in two processes: one folder, one choice, one end."""
 
 import fcntl
+import json
 import os
 import pathlib
 import socket
@@ -10,6 +11,8 @@ import sys
 import pytest
 from killing import _compare_bits, rows
 from resuming import SMALL
+
+from permfl_jax.partitions import ownership
 
 ROOT = pathlib.Path(__file__).parents[2]
 SECONDS = 240
@@ -43,10 +46,16 @@ def start(folder, index, port, *given):
     )
 
 
-def both(folder, *given):
-    """Exit status and errors of each; none is left behind."""
-    port = free_port()
-    started = [start(folder, index, port, *given) for index in range(2)]
+def both(folder, *given, second=()):
+    """Exit status and errors of each; none is left behind.
+
+    Args:
+      folder: of the run.
+      *given: flags.
+      second: flags of the second process alone.
+    """
+    port, own = free_port(), ((), second)
+    started = [start(folder, i, port, *given, *own[i]) for i in range(2)]
     try:
         errors = [process.communicate(timeout=SECONDS)[1] for process in started]
         print(*errors, sep="\n===\n")
@@ -96,3 +105,29 @@ def test_a_changed_log_ends_both_and_costs_nothing(tmp_path):
     assert done[1] != 0
     assert "is a whole checkpoint, but metrics.jsonl is not what it was" in errors[0]
     assert (folder / "checkpoints" / "2" / "seal.json").exists()
+
+
+def test_teams_that_were_found_by_training_are_those_of_the_first(tmp_path):
+    """On record are others than this machine would find: all go on with those."""
+    folder = tmp_path / "run"
+    given = ("--team_formation=update_cosine", "--checkpoint_every=1")
+    done, errors = both(folder, *given, "--num_rounds=2")
+    assert done == [0, 0], errors
+    owned = ownership.load(folder / "partition.npz")
+    swapped = owned._replace(team=owned.team[::-1].copy())
+    assert swapped.team.tolist() != owned.team.tolist()
+    config = json.loads((folder / "config.json").read_text())
+    config["partition"] |= {
+        "team": swapped.team.tolist(),
+        "sha256": ownership.digest(swapped),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    done, errors = both(folder, *given, "--num_rounds=3")
+    assert done == [0, 0], errors
+    assert "going on after round 2 of 3" in errors[0]
+
+
+def test_another_partition_in_one_process_ends_both(tmp_path):
+    done, errors = both(tmp_path / "run", "--num_rounds=2", second=("--seed=1",))
+    assert 0 not in done
+    assert "process 1 has another partition than the first" in errors[1]

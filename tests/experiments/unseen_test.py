@@ -1,5 +1,7 @@
 """The study's driver for a team that is left out, against the package by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from experiments.members import Members
 from experiments.studies import unseen
 from permfl_jax import algorithms, deploy, evaluate, hparams, keys, runner
 from permfl_jax import federation as fed
+from permfl_jax.errors import InputError
 from permfl_jax.participation import Sampler
 
 
@@ -92,3 +95,21 @@ def test_the_same_devices_are_left_out_whatever_is_trained_on(built):
     )
     for a, b in zip(few, more, strict=True):
         assert a["GM/accuracy"] == b["GM/accuracy"]
+
+
+def test_what_leaves_no_team_out_is_refused(built):
+    with pytest.raises(InputError, match=r"4 teams are trained on .* there are 4"):
+        unseen.Unseen(built, None, 4)
+    some = dataclasses.replace(built.config, teams_per_round=2)
+    with pytest.raises(InputError, match="--teams_per_round cannot be used"):
+        unseen.Unseen(built._replace(config=some), None, 2)
+
+
+def test_devices_act_as_asked_and_divergence_there_is_told(built):
+    few = dataclasses.replace(built.config, devices_per_round=1)
+    (row,) = rows(built._replace(config=few), "permfl", (0,), 2, device_lr=0.05)
+    (whole,) = rows(built, "permfl", (0,), 2, device_lr=0.05)
+    assert 3 * row["bytes/device_up"] == whole["bytes/device_up"]
+    assert "PM_adapted/accuracy" in row
+    (bad,) = rows(built, "permfl", (0,), 2, device_lr=1e30)
+    assert "diverged" in bad["diverged"]
