@@ -85,6 +85,15 @@ def remember_compilations(data_dir: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def forget_programs() -> None:
+    """Lets go of all compiled programs, between cells that share none.
+
+    Each is about a thousand pieces of mapped memory. Linux allows a process 65,530, and
+    XLA ends in a segmentation fault beyond them.
+    """
+    jax.clear_caches()
+
+
 def join() -> None:
     """Joins the other processes of a pod or cluster, before JAX is used.
 

@@ -120,6 +120,7 @@ def run(asked: Comparison) -> None:
         built = _load(asked, column, todo[0]) if todo else None
         for method in todo:
             cell = _compute(asked, column, method, built)
+            machine.forget_programs()
             cell["identity"] = wanted[column.name, method]
             store.write(column.name, method, cell)
             found[column.name, method] = cell

@@ -108,6 +108,7 @@ def measure(
             built = built._replace(task=scores.by_class(built.task))
             before = cell.flags
         yield cell, _train(cell, built, settings, seeds)
+        machine.forget_programs()
 
 
 def _train(cell, built, settings, seeds):

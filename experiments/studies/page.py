@@ -11,6 +11,7 @@ from .study import Curve, Study
 
 _ROOM = 0.2  # accuracy
 _ASIDE = 0.1  # of the way to the next place
+_FAR = 20  # times the least value: on a plain axis nothing else could be told apart
 
 
 def picture(
@@ -60,6 +61,10 @@ def _exact_panel(axis, study, panel, curves):
             markersize=3.5,
             label=curve.line,
         )
+    values = [value for curve in curves for value in curve.values]
+    if min(values) > 0 and max(values) >= _FAR * min(values):
+        axis.set_yscale("log")
+        report_svg.plain_ticks(axis)
     _finish(axis, study, panel, curves[0].at)
     axis.set_title(f"exact: {panel}", fontsize=9)
 
