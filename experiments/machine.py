@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import sys
 from typing import Any, NoReturn
 
@@ -17,6 +18,9 @@ PRECISIONS = {
     "tf32": "tensorfloat32",
     "bfloat16": "bfloat16",
 }
+
+_MAPS = pathlib.Path("/proc/self/maps")  # on Linux
+_MOST_MAPS = 20_000
 
 flags.DEFINE_string(
     "precision",
@@ -86,12 +90,14 @@ def remember_compilations(data_dir: str | None) -> None:
 
 
 def forget_programs() -> None:
-    """Lets go of all compiled programs, between cells that share none.
+    """Lets go of all compiled programs where a cell might be one too many.
 
-    Each is about a thousand pieces of mapped memory. Linux allows a process 65,530, and
-    XLA ends in a segmentation fault beyond them.
+    Its programs are about a thousand pieces of mapped memory. Linux allows a process
+    65,530, and XLA ends in a segmentation fault beyond them. Cells share small ones, so
+    that letting go after each would be compiling them again.
     """
-    jax.clear_caches()
+    if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 def join() -> None:
