@@ -20,7 +20,7 @@ PRECISIONS = {
 }
 
 _MAPS = pathlib.Path("/proc/self/maps")  # on Linux
-_MOST_MAPS = 20_000
+_MOST_MAPS = 30_000
 
 flags.DEFINE_string(
     "precision",
@@ -89,6 +89,11 @@ def remember_compilations(data_dir: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def maps() -> int:
+    """Pieces of memory that this process has mapped; 0 where nothing tells."""
+    return _MAPS.read_bytes().count(b"\n") if _MAPS.exists() else 0
+
+
 def forget_programs() -> None:
     """Lets go of all compiled programs where a cell might be one too many.
 
@@ -96,7 +101,7 @@ def forget_programs() -> None:
     65,530, and XLA ends in a segmentation fault beyond them. Cells share small ones, so
     that letting go after each would be compiling them again.
     """
-    if not _MAPS.exists() or _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+    if maps() > _MOST_MAPS:
         jax.clear_caches()
 
 

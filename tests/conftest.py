@@ -15,6 +15,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+from experiments import machine
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 jax.config.update("jax_enable_x64", True)
@@ -24,8 +26,6 @@ jax.config.update("jax_platforms", "cpu")
 # Four chips for the tests of meshes; what is not placed on a mesh runs on the first.
 jax.config.update("jax_num_cpu_devices", 4)
 
-# Linux gives a process 65,530 memory maps; a compiled program takes some of them.
-_MOST_MAPS = 30_000
 _TESTS_BETWEEN_LOOKS = 10
 _tests = itertools.count(1)
 
@@ -48,11 +48,8 @@ def pytest_collection_modifyitems(config, items):
 def _few_programs():
     """Thousands of programs in one process end in a segmentation fault."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if next(_tests) % _TESTS_BETWEEN_LOOKS or not maps.exists():
-        return
-    if maps.read_bytes().count(b"\n") > _MOST_MAPS:
-        jax.clear_caches()
+    if next(_tests) % _TESTS_BETWEEN_LOOKS == 0:
+        machine.forget_programs()
 
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"

@@ -1,7 +1,6 @@
 """Studies: what trains together, what is chosen, and numbers that are those of runs."""
 
 import json
-import pathlib
 
 import jax
 import pytest
@@ -172,10 +171,7 @@ def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
     assert own["bytes"]["bytes/team_up"] == last["bytes/team_up"]
 
 
-MAPS = pathlib.Path("/proc/self/maps")
-
-
-@pytest.mark.skipif(not MAPS.exists(), reason="only Linux counts a process's maps")
+@pytest.mark.skipif(not machine.maps(), reason="only Linux counts a process's maps")
 def test_many_cells_do_not_fill_a_process(monkeypatch):
     # Beyond 65,530 maps XLA ends in a segmentation fault.
     listed = [one(at=n, given=f"--num_rounds={n}") for n in (1, 2, 3, 4)]
@@ -183,14 +179,10 @@ def test_many_cells_do_not_fill_a_process(monkeypatch):
         values = parsed()
         plan = cells.plan(of(*listed), False, values)
         jax.clear_caches()
-        before = _maps()
+        before = machine.maps()
         monkeypatch.setattr(machine, "_MOST_MAPS", before)
-        found = [_maps() - before for _ in cells.measure(plan, values, (0,))]
+        found = [machine.maps() - before for _ in cells.measure(plan, values, (0,))]
     assert max(found[1:]) < 1.5 * found[0], found
-
-
-def _maps():
-    return MAPS.read_bytes().count(b"\n")
 
 
 def test_unknown_studies_are_named():
