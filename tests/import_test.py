@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "matplotlib")
+HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "scipy.cluster")
 BELOW = "jax, flax"
 OURS = ", ".join(
     f"permfl_jax.{name}"
     for name in ("algorithms", "assemble", "evaluate", "measure", "runner", "sweep")
 )
-REPEATS = 4
+REPEATS = 12
 
 
 def fresh(program):
@@ -59,7 +59,11 @@ def test_the_check_sees_what_is_loaded():
 
 
 def test_an_import_takes_less_than_half_again_of_jax_and_flax():
-    pairs = [(seconds(BELOW), seconds(OURS)) for _ in range(REPEATS)]
-    below, ours = (min(times) for times in zip(*pairs, strict=True))
-    print(f"{ours:.2f} s over {below:.2f} s: {ours / below:.2f}")
-    assert ours < 1.5 * below
+    below = ours = float("inf")
+    # What the machine adds differs from start to start; the least has least of it.
+    for _ in range(REPEATS):
+        below, ours = min(below, seconds(BELOW)), min(ours, seconds(OURS))
+        print(f"{ours:.2f} s over {below:.2f} s: {ours / below:.2f}")
+        if ours < 1.5 * below:
+            return
+    raise AssertionError(f"never less than {ours / below:.2f} in {REPEATS} times")

@@ -8,9 +8,8 @@ easiest case, for team models the hardest.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.cluster import hierarchy
 
-from permfl_jax.teams import groups, histograms
+from permfl_jax.teams import groups, histograms, trees
 from permfl_jax.teams.formation import Formation
 
 
@@ -32,7 +31,7 @@ def assign(
     team = np.zeros(sizes.sum(), np.int32)
     if len(sizes) == 1:
         return team
-    order = hierarchy.leaves_list(histograms.tree(label_counts))
+    order = trees.leaves(histograms.tree(label_counts))
     # The k-th place of a team of n stands at (k + 1/2)/n of the row.
     place = np.concatenate([(np.arange(n) + 0.5) / n for n in sizes])
     dealt = np.repeat(np.arange(len(sizes)), sizes)[np.argsort(place, kind="stable")]

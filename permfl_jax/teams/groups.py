@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.cluster import hierarchy
+
+from permfl_jax.teams import trees
 
 MOST_DEVICES = 5_000  # whose pairs are compared: 100 MB in float32, 200 in float64
 
@@ -16,7 +17,7 @@ def from_tree(
     """Cuts a tree into M groups, then fills teams of the sizes that are asked for.
 
     Args:
-      tree: of `scipy.cluster.hierarchy.linkage`.
+      tree: `[D - 1, 4]`, of `trees`.
       team_sizes: `[M]`, sum D.
       distance_to: `(members [D] bool) -> [D]`, of each device to the middle of a group;
         at most 2.
@@ -24,7 +25,7 @@ def from_tree(
     Returns:
       `[D]` int32.
     """
-    own = hierarchy.fcluster(tree, len(team_sizes), "maxclust") - 1
+    own = trees.cut(tree, len(team_sizes))
     # Ties may leave fewer groups; nobody is near those that are not there.
     distance = np.full((len(own), len(team_sizes)), 2.0)
     for i in np.unique(own):

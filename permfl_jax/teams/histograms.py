@@ -1,7 +1,8 @@
 """What rules of team formation by labels share: who is like whom."""
 
 import numpy as np
-from scipy.cluster import hierarchy
+
+from permfl_jax.teams import trees
 
 
 def shares(label_counts: np.ndarray) -> np.ndarray:
@@ -20,4 +21,4 @@ def tree(label_counts: np.ndarray) -> np.ndarray:
     Args:
       label_counts: `[D, C]`, of at least 2 devices.
     """
-    return hierarchy.linkage(shares(label_counts) / 2, "average", metric="cityblock")
+    return trees.of_points(shares(label_counts) / 2)

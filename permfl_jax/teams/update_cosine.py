@@ -10,10 +10,8 @@ arXiv:2004.11791).
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
-from permfl_jax.teams import groups
+from permfl_jax.teams import groups, trees
 from permfl_jax.teams.formation import Formation
 
 
@@ -36,7 +34,7 @@ def assign(
     points = _directions(updates)
     apart = np.clip(1 - points @ points.T, 0, 2)
     np.fill_diagonal(apart, 0)
-    tree = hierarchy.linkage(distance.squareform(apart, checks=False), "average")
+    tree = trees.of_distances(apart)
 
     def distance_to(members):
         centre = points[members].mean(axis=0, keepdims=True)
