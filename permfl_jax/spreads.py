@@ -65,11 +65,11 @@ def look(
     teams: jax.Array | None,
     server: Params,
     federation: Federation,
-) -> Spreads:
-    """The spreads at x, from the mini-batch that each device is about to use.
+) -> tuple[Spreads, jax.Array]:
+    """The spreads and the loss at x, by the mini-batch each device is about to use.
 
     Costs two gradients and a product with a Hessian, about four gradients of K·L. The
-    devices of a team send it a gradient; a team sends the server five numbers.
+    devices of a team send it a gradient; a team sends the server nine numbers.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -96,14 +96,15 @@ def look(
     weight = cohort.weights(weighting.device_weights(schedule, federation))
     acting = sampler.acting_teams
     at_x = Shared(tree.stack(server, acting))
-    mean, reading, _ = local.train_mean(
+    mean, reading, loss = local.train_mean(
         steps, cohort, cursor, at_x, None, weight, acting
     )
     size = jax.vmap(square)(mean)
     count = cohort.take(federation.train.count)
     seen = _samples_seen(schedule, federation.train.max_count, cursor, count)
     sums = _team_sums(
-        cohort, acting, reading, weight.astype(size.dtype), seen.astype(size.dtype)
+        *(cohort, acting, reading, loss.astype(size.dtype)),
+        *(weight.astype(size.dtype), seen.astype(size.dtype)),
     )
     every_team = weighting.team_weights(schedule, federation, sampler.num_teams)
     every_team = (every_team / every_team.sum()).astype(size.dtype)
@@ -120,13 +121,14 @@ class _Sums(NamedTuple):
     sample: jax.Array  # r u²
     freedom: jax.Array  # 1 - 1 / r
     curved: jax.Array
+    loss: jax.Array
 
 
-def _team_sums(cohort, acting, reading, weight, seen):
+def _team_sums(cohort, acting, reading, loss, weight, seen):
     """On several chips nothing but these sums is sent."""
     here = cohort.teams_on_chip(acting)
 
-    def on_chip(reading, weight, seen, slot):
+    def on_chip(reading, loss, weight, seen, slot):
         own = cohort.own_slot(slot, here)
         share = tree.segment_share(weight, own, here, cohort.sum_over_chips)
         rows = _Sums(
@@ -137,12 +139,13 @@ def _team_sums(cohort, acting, reading, weight, seen):
             seen * reading.noise,
             1 - 1 / seen,
             reading.curved,
+            loss,
         )
         return cohort.sum_over_chips(tree.segment_sum(rows, share, own, here))
 
-    specs = (placement.BY_DEVICE,) * 4
+    specs = (placement.BY_DEVICE,) * 5
     return placement.per_chip(cohort.placement, on_chip, specs, cohort.team_spec)(
-        reading, weight, seen, cohort.slot
+        reading, loss, weight, seen, cohort.slot
     )
 
 
@@ -172,7 +175,7 @@ def _spreads(sums, size, every_team, teams):
         sample,
         (team_share * sums.curved).sum(),
         (team_share * sums.energy).sum(),
-    )
+    ), (team_share * sums.loss).sum()
 
 
 def _samples_seen(schedule, longest, cursor, count):
@@ -185,7 +188,7 @@ def _samples_seen(schedule, longest, cursor, count):
 
 
 def signed(loss_fn: LossFn) -> LossFn:
-    """The loss at `(params, twin, tilt)`: its gradients are of three kinds.
+    """The loss at `(params, twin, 0)`: its gradients are of three kinds.
 
     By `params` it is the ordinary one; by `twin`, each sample's has a random sign; by
     `tilt` it is the mean sign.
@@ -198,7 +201,9 @@ def signed(loss_fn: LossFn) -> LossFn:
         more = (own_key,) if random else ()
         straight = loss_fn(params, batch, *more)
         sign = jax.random.rademacher(sign_key, straight.shape, straight.dtype)
-        return straight + sign * (loss_fn(twin, batch, *more) + tilt)
+        again = loss_fn(twin, batch, *more)
+        # Of the twin the gradient alone: the value stays that at `params`.
+        return straight + sign * (again - jax.lax.stop_gradient(again) + tilt)
 
     return loss
 

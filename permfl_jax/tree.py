@@ -60,7 +60,7 @@ def put(tree: Params, index: jax.Array | None, rows: Params) -> Params:
 
 
 def where(chosen: jax.Array, new: Params, old: Params) -> Params:
-    """Rows of `new` where `chosen` `[A]`, else of `old`, to the bit.
+    """Rows of `new` where `chosen` `[A]`, or all where it is `[]`, else of `old`.
 
     Examples:
       >>> where(jnp.array([True, False]), jnp.ones(2), jnp.zeros(2)).tolist()
@@ -68,7 +68,8 @@ def where(chosen: jax.Array, new: Params, old: Params) -> Params:
     """
 
     def leaf(n, o):
-        return jnp.where(chosen.reshape(-1, *[1] * (n.ndim - 1)), n, o)
+        ones = [1] * (n.ndim - chosen.ndim)
+        return jnp.where(chosen.reshape((*chosen.shape, *ones)), n, o)
 
     return jax.tree.map(leaf, new, old)
 

@@ -67,6 +67,16 @@ def read(hessian, samples, sign, x, groups, p, all_q, q):
     return np.array([device, team, sample, curved, energy])
 
 
+def loss_at(hessian, samples, x, groups, p, q):
+    """Mean over devices of a team by p, over teams by q."""
+    total = 0.0
+    for i, group in enumerate(groups):
+        share = np.array([p[j] for j in group])
+        for s, j in zip(share / share.sum(), group, strict=True):
+            total += q[i] * s * (x @ hessian[j] @ x / 2 - samples[j].mean(axis=0) @ x)
+    return total
+
+
 def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement):
     """λ of each device; of each team a, b and how far it goes."""
     device, between, sample, curved, energy = now
@@ -137,14 +147,19 @@ def permfl_auto_loop(
     x, w = start.copy(), np.tile(start, (team.max() + 1, 1))
     theta, taken = np.tile(start, (len(team), 1)), np.zeros(len(team), int)
     kept, weight, reach, agreement = np.zeros(5), 0.0, 1.0, 1.0
-    last = np.zeros_like(start)
+    last, beyond, worst = np.zeros_like(start), 0.0, -np.inf
     for t in range(rounds):
         acting = list(teams(t))
         share = q[acting] / q[acting].sum()
         groups = [list(devices(t, 0, i)) for i in acting]
         sign = {j: signs(j, taken[j]) for group in groups for j in group}
         now = read(hessian, samples, sign, x, groups, p, q, share)
-        kept, weight = memory * kept + (1 - memory) * now, memory * weight + 1 - memory
+        loss = loss_at(hessian, samples, x, groups, p, share)
+        if beyond > 0 and loss > worst:
+            x, reach = x - beyond * last, reach - beyond
+        else:
+            kept = memory * kept + (1 - memory) * now
+            weight, worst = memory * weight + 1 - memory, max(worst, loss)
         arguments = (kept / weight, count, alike, alpha, team, p)
         lam, moves = _pulls(*arguments, device_steps, team_steps, agreement)
         for i in acting:
@@ -169,6 +184,8 @@ def permfl_auto_loop(
             grown = residual @ residual > 4 * (last @ last)
             reach *= 0.5 if grown else max(factor, 0.5)
             agreement = memory * agreement + (1 - memory) * np.clip(agree, -1, 1)
-        reach, last = max(reach, way * len(acting) / len(q)), residual
+        least = way * len(acting) / len(q)
+        reach, last = max(reach, least), residual
+        beyond = reach - least
         x = x + reach * residual
     return x, w, theta, lam

@@ -31,9 +31,10 @@ def looked(counts, batch_size, draws=(None, None), seeds=10):
         cohort = sampler.draw_devices(key, jnp.int32(0), teams, federation)
         cursor = jnp.ones(len(cohort.slot), jnp.int32)
         x = jnp.zeros(DIM)
-        return spreads.look(
+        found, _ = spreads.look(
             loss, schedule, sampler, key, cohort, cursor, teams, x, federation
         )
+        return found
 
     found = []
     for seed in range(seeds):
@@ -74,12 +75,16 @@ def test_one_device_a_team_halves_what_both_spreads_make():
 def test_halves_stay_halves_where_noise_leaves_less_than_nothing():
     """And a weight that should be 1 may miss it by a rounding."""
     sums = spreads._Sums(
-        *(jnp.full(2, x, jnp.float32) for x in (5.0, 1 - 6e-8, 0.5, 0.5, 9.0, 0.5, 1.0))
+        *(
+            jnp.full(2, x, jnp.float32)
+            for x in (5.0, 1 - 6e-8, 0.5, 0.5, 9.0, 0.5, 1, 3)
+        )
     )
     size, teams = jnp.full(2, 3, jnp.float32), jnp.full(2, 0.5, jnp.float32)
-    found = spreads._spreads(sums, size, teams, None)
+    found, at_x = spreads._spreads(sums, size, teams, None)
     assert float(found.sample) == 18
     assert float(found.device) == float(found.team) == (3 / 0.5 - 18 * 0.5) / 2 < 0
+    assert float(at_x) == 3
 
 
 def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
@@ -91,7 +96,7 @@ def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
     )
     sampler = Sampler.of(federation)
     cohort = sampler.draw_devices(jax.random.key(0), jnp.int32(0), None, federation)
-    alone = spreads.look(
+    alone, at_x = spreads.look(
         loss,
         Schedule(batch_size=None),
         sampler,
@@ -104,6 +109,7 @@ def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
     )
     assert alone.team <= 0
     assert alone.device == pytest.approx(4 * DIM / 2)
+    assert at_x == pytest.approx(DIM / 2)  # one device is at its optimum
 
 
 def test_ratio_of_nothing_is_nothing():

@@ -12,6 +12,7 @@ from .study import Curve, Study
 _ROOM = 0.2  # accuracy
 _ASIDE = 0.1  # of the way to the next place
 _FAR = 20  # times the least value: on a plain axis nothing else could be told apart
+_BESIDE = 0.7  # of the room of places: a legend's beside them
 
 
 def picture(
@@ -85,7 +86,7 @@ def _panel(axis, study, panel, label, found):
         aside = _ASIDE * (number - (len(all_lines) - 1) / 2) if named else 0
         if line in far and there:
             low, high = (100 * f(m.mean for _, m in there) for f in (min, max))
-            axis.plot([], [], " ", label=f"{line}: below, {low:.0f} to {high:.0f} %")
+            axis.plot([], [], " ", label=f"{line}:\nbelow, {low:.0f} to {high:.0f} %")
         elif there:
             axis.errorbar(
                 [x + aside for x in _places([at for at, _ in there], order)],
@@ -161,7 +162,10 @@ def _finish(axis, study, panel, order):
         axis.set_xticks(order, [f"{x:g}" for x in order])
         axis.xaxis.set_minor_locator(ticker.NullLocator())
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        named = isinstance(order[0], str)
+        if named:  # points stand anywhere between
+            axis.set_xlim(-0.5, len(order) * (1 + _BESIDE) - 0.5)
+        axis.legend(fontsize=7, loc="center right" if named else "best")
 
 
 def table(study: Study, found: Sequence[Point], curves: Sequence[Curve]) -> str:

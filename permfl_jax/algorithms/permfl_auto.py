@@ -11,7 +11,8 @@ derived, and what was measured: docs/permfl_auto.md. Evaluated: PM = θ, TM = w,
 
 β moves x by `reach`, in units of the whole way to where the teams want it. A round with
 more than half of its direction in common with the one before raises it; one that turns
-back has overshot and lowers it; it stays at g = βγ = 1, plain averaging, or above.
+back has overshot and lowers it; it stays at g = βγ = 1, plain averaging, or above. If
+the loss at x then is higher than it ever was, x goes back to plain averaging.
 
 While the directions of x still agree, x is no prior for the teams and the pull to it is
 weaker than γ*: teams then learn for it as in h-SGD.
@@ -25,9 +26,11 @@ import jax.numpy as jnp
 
 from permfl_jax import aggregation, keys, pulls, spreads, tree, weighting
 from permfl_jax import hparams as checks
+from permfl_jax import reach as reaching
 from permfl_jax.algorithms import permfl as given
 from permfl_jax.cohort import Cohort
 from permfl_jax.participation import Sampler
+from permfl_jax.reach import Reach
 from permfl_jax.schedule import Schedule
 from permfl_jax.spreads import Spreads
 from permfl_jax.types import Algorithm, Federation, LossFn, Metrics, Params, State
@@ -35,13 +38,6 @@ from permfl_jax.uploads import Exchange
 
 # What teams go at least while x is on its way, of the way to their devices' optimum.
 _TRAVELLING = 0.95
-# Agreement of two rounds above which x may go further: there, the next one would go
-# half of the way that is left.
-_DAMPED = 0.5
-# Reach changes by at most so much in a round, down and up.
-_SLOWER, _FASTER = 0.5, 1.5
-# A residual this many times longer (squared) than the last has grown, whatever its way.
-_GROWN = 4.0
 
 
 class Numbers(NamedTuple):
@@ -66,18 +62,13 @@ class Learned(NamedTuple):
     Attributes:
       spreads: weighted sums over the rounds so far.
       weight: `[]`, sum of their weights.
-      residual: the last way of x to the teams' mean, as if they had gone all of theirs;
-        leaves `[...]`.
-      reach: `[]`, the part of it that x went.
-      agreement: `[]`, of residuals with those before them, smoothed; 1 at first.
+      reach: of x.
       seen: `[M]` bool, which teams have taken part, or `None`; see `aggregation`.
     """
 
     spreads: Spreads
     weight: jax.Array
-    residual: Params
-    reach: jax.Array
-    agreement: jax.Array
+    reach: Reach
     seen: jax.Array | None
 
 
@@ -149,9 +140,7 @@ class _PerMFLAuto(NamedTuple):
         learned = Learned(
             spreads=Spreads(*[zero] * len(Spreads._fields)),
             weight=zero,
-            residual=jax.tree.map(jnp.zeros_like, params),
-            reach=jnp.ones_like(zero),
-            agreement=jnp.ones_like(zero),
+            reach=reaching.begin(params),
             seen=state.extra,
         )
         return state._replace(extra=learned)
@@ -160,7 +149,8 @@ class _PerMFLAuto(NamedTuple):
         self, key: jax.Array, numbers: Numbers, state: State, federation: Federation
     ) -> tuple[State, Metrics]:
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
-        learned = self.look(key, numbers, state, federation, teams)
+        state = self.look(key, numbers, state, federation, teams)
+        learned = state.extra
         gains, device_share, way = self.gains(numbers, learned, federation)
         a, b = tree.take((gains.to_devices, gains.to_server), teams)
         moves = gains._replace(to_devices=a, to_server=b)
@@ -177,15 +167,17 @@ class _PerMFLAuto(NamedTuple):
             lambda w, x: (w - x) / way.astype(x.dtype), team_mean, state.server
         )
         least = way * self.sampler.acting_teams / self.sampler.num_teams
-        learned = next_reach(learned, residual, least, numbers.memory)
-        g = _choose(numbers, learned.reach / way, numbers.given.to_teams)
+        reach = reaching.after(learned.reach, residual, least, numbers.memory)
+        g = _choose(numbers, reach.length / way, numbers.given.to_teams)
+        beyond = _choose(numbers, reach.beyond, jnp.zeros_like(least))
+        learned = learned._replace(reach=reach._replace(beyond=beyond), seen=seen)
         state = State(
             round=state.round + 1,
             cursor=cursor,
             device=device,
             team=all_team,
             server=tree.lerp(state.server, team_mean, g),
-            extra=learned._replace(seen=seen),
+            extra=learned,
             uploads=memory,
         )
         return state, {
@@ -196,10 +188,10 @@ class _PerMFLAuto(NamedTuple):
         }
 
     def look(self, key, numbers, state, federation, teams):
-        """What has been learned with this round's reading."""
+        """The state with this round's reading; or at an x less far, and without it."""
         draw_key = keys.participation_key(key, state.round)
         cohort = self.sampler.draw_devices(draw_key, jnp.int32(0), teams, federation)
-        new = spreads.look(
+        new, loss = spreads.look(
             self.loss_fn,
             self.schedule,
             self.sampler,
@@ -212,12 +204,15 @@ class _PerMFLAuto(NamedTuple):
         )
         learned = state.extra
         keep = numbers.memory.astype(learned.weight.dtype)
-        return learned._replace(
+        far, server, reach = reaching.look(learned.reach, state.server, loss)
+        read = learned._replace(
             spreads=jax.tree.map(
                 lambda old, now: keep * old + (1 - keep) * now, learned.spreads, new
             ),
             weight=keep * learned.weight + 1 - keep,
         )
+        extra = tree.where(far, learned, read)._replace(reach=reach)
+        return state._replace(server=server, extra=extra)
 
     def gains(self, numbers, learned, federation):
         """α, λ `[D]`, a and b `[M]`; how far devices and teams then go, `[]`."""
@@ -238,7 +233,7 @@ class _PerMFLAuto(NamedTuple):
         weight = weighting.device_weights(self.schedule, federation)
         moved = everyone.team_mean(moved, weight.astype(moved.dtype), num_teams)
         far = jnp.maximum(_TRAVELLING - shares.team, 0)
-        target = shares.team + far * jnp.maximum(learned.agreement, 0)
+        target = shares.team + far * jnp.maximum(learned.reach.agreement, 0)
         # θ hangs on w after K - 1 rounds.
         steps = self.schedule.team_steps
         a, b = pulls.team_moves(target, moved, max(steps - 1, 1))
@@ -268,33 +263,3 @@ class _PerMFLAuto(NamedTuple):
 
 def _choose(numbers, adapted, fixed):
     return jnp.where(numbers.adapt > 0, adapted.astype(fixed.dtype), fixed)
-
-
-def next_reach(
-    learned: Learned, residual: Params, least: jax.Array, memory: jax.Array
-) -> Learned:
-    """How far x goes now, by how this residual agrees with the last.
-
-    On a quadratic with β·L_F the part of the way that x goes along the last step, the
-    agreement is 1 - β·L_F: a secant. Below -1 is divergence. A residual of 0, where
-    nothing arrived, tells nothing; averages of absent teams' old models hide that.
-
-    Args:
-      learned: with the last residual.
-      residual: leaves `[...]`.
-      least: `[]`, what the reach never falls below.
-      memory: `[]`, weight of earlier agreement.
-    """
-    before, now = spreads.square(learned.residual), spreads.square(residual)
-    agreement = spreads.ratio(spreads.dot(residual, learned.residual), before)
-    damped = jnp.clip(agreement, 0, _DAMPED)  # the agreement that is wanted
-    factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
-    factor = jnp.where(now > _GROWN * before, _SLOWER, jnp.maximum(factor, _SLOWER))
-    first = (before == 0) | (now == 0)
-    keep = memory.astype(agreement.dtype)
-    smooth = keep * learned.agreement + (1 - keep) * jnp.clip(agreement, -1, 1)
-    return learned._replace(
-        residual=tree.where(now == 0, learned.residual, residual),
-        reach=jnp.maximum(jnp.where(first, 1, factor) * learned.reach, least),
-        agreement=jnp.where(first, learned.agreement, smooth),
-    )

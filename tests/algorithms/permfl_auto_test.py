@@ -13,6 +13,7 @@ from federations import quadratic_federation, quadratic_loss
 from worlds import SEED, run_from, traced, vectors, world
 
 from permfl_jax import keys, runner
+from permfl_jax import reach as reaching
 from permfl_jax.algorithms import permfl_auto as auto
 from permfl_jax.errors import InputError
 from permfl_jax.federation import from_arrays
@@ -164,7 +165,7 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     key = jax.random.key(0)
     for now, _ in runner.run(method, key, numbers, state, federation, 80):
         path.append(np.asarray(now.server))
-        reach.append(float(now.extra.reach))
+        reach.append(float(now.extra.reach.length))
     pooled = np.linalg.solve(f.hessian.mean(axis=0), f.linear.mean(axis=0))
     assert max(np.linalg.norm(x) for x in path) < 1.5 * np.linalg.norm(pooled)
     away = [np.linalg.norm(x - path[-1]) for x in path]
@@ -173,35 +174,39 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     assert max(reach) > 1  # over-relaxed, so that there was something to guard
 
 
-def test_reach_is_a_secant_with_limits():
-    """Along one direction the next residual is 1 - β·L_F times this one."""
-    zero = jnp.float64(0)
-
-    def after(relative, reach=1.0, last=2.0):
-        learned = auto.Learned(
-            None, zero, jnp.full(3, last), jnp.float64(reach), jnp.float64(1), None
-        )
-        residual = jnp.full(3, relative * last)
-        new = auto.next_reach(learned, residual, jnp.float64(0.1), jnp.float64(0.5))
-        return float(new.reach), float(new.agreement)
-
-    assert after(0.9) == (1.5, 0.95)  # slow: as much more as is allowed
-    assert after(0.6)[0] == pytest.approx(0.5 / 0.4)  # the next would be 0.5
-    assert after(0.3)[0] == after(0.0)[0] == 1  # well damped
-    assert after(-0.25)[0] == pytest.approx(1 / 1.25)  # the next would be 0
-    assert after(-1.5) == (0.5, 0.0)
-    assert after(2.5)[0] == 0.5  # has grown, though straight ahead
-    assert after(-3.0, reach=0.1)[0] == 0.1
-    assert after(1.0, last=0.0) == (1, 1)  # the first round
-    assert after(0.0, reach=0.7) == (0.7, 1)  # nothing arrived: nothing is learned
+def flat_then_steep(theta, batch):
+    """At 0 there is no curvature, and α steps seem to go no part of the way."""
+    return (theta**4).sum() / 4 - batch["y"] @ theta
 
 
-def test_a_round_in_which_nothing_arrives_is_not_taken_for_an_answer():
-    """What is compared next is the last residual that there was."""
-    half, last = jnp.float64(0.5), jnp.full(3, 2.0)
-    learned = auto.Learned(None, half, last, half, half, None)
-    silent = auto.next_reach(learned, jnp.zeros(3), jnp.float64(0.1), half)
-    chex.assert_trees_all_equal(silent, learned)
+def flat_then_nowhere(theta, batch):
+    return flat_then_steep(theta, batch) + jnp.where(theta.max() > 100, jnp.nan, 0)
+
+
+@pytest.mark.parametrize("loss", [flat_then_steep, flat_then_nowhere])
+def test_x_that_was_thrown_far_comes_back_to_plain_averaging(loss):
+    y = 1 + 0.1 * np.arange(6)
+    rows = [{"y": np.full((4, 3), value)} for value in y]
+    federation = from_arrays(rows, [0, 0, 0, 1, 1, 1])
+    schedule = Schedule(**STEPS, batch_size=None)
+    method = auto.permfl_auto(loss, schedule, Sampler.of(federation))
+    numbers = auto.HParams(device_lr=0.05).traced()
+    state = runner.start(method, jnp.zeros(3), federation)
+    run = runner.run(method, jax.random.key(0), numbers, state, federation, 12)
+    path = [jax.device_get(state) for state, _ in run]
+    thrown = path[0]
+    assert thrown.server.min() > 1000  # devices' optima are near 1
+    far, back, _ = reaching.look(thrown.extra.reach, thrown.server, np.float64(1))
+    assert far
+    np.testing.assert_allclose(back, thrown.team.mean(axis=0), rtol=1e-9)
+    assert (
+        path[1].extra.reach.worst == 0
+    )  # as it was at the start; what is far was not read
+    for state in path[1:]:
+        assert np.abs(state.server).max() < 1.2
+    # Between the mean of the devices' optima and the optimum of their mean.
+    assert np.all((y ** (1 / 3)).mean() < path[-1].server)
+    assert np.all(path[-1].server < y.mean() ** (1 / 3))
 
 
 def test_a_run_goes_on_from_what_it_has_learned():

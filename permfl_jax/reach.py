@@ -1,0 +1,102 @@
+"""How far the server goes: further while rounds agree, back where it went too far.
+
+The residual is the way of x to the teams' mean, as if they had gone all of theirs; x
+goes `length` of it. Two residuals in a row are a secant: on a quadratic the part of the
+last that is left, their agreement, is 1 - β·L_F, and below -1 is divergence.
+docs/permfl_auto.md has what was measured.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from permfl_jax import tree
+from permfl_jax.spreads import dot, ratio, square
+from permfl_jax.types import Params
+
+# Agreement of two rounds above which x may go further: there, the next one would go
+# half of the way that is left.
+_DAMPED = 0.5
+# The length changes by at most so much in a round, down and up.
+_SLOWER, _FASTER = 0.5, 1.5
+# A residual this many times longer (squared) than the last has grown, whatever its way.
+_GROWN = 4.0
+
+
+class Reach(NamedTuple):
+    """What the server knows of its own steps.
+
+    Attributes:
+      residual: the last one; leaves `[...]`.
+      length: `[]`, the part of it that x went.
+      agreement: `[]`, of residuals with those before them, smoothed; 1 at first.
+      beyond: `[]`, the part of it that x went further than plain averaging.
+      worst: `[]`, the highest loss that x had.
+    """
+
+    residual: Params
+    length: jax.Array
+    agreement: jax.Array
+    beyond: jax.Array
+    worst: jax.Array
+
+
+def begin(params: Params) -> Reach:
+    """Before the first round: all of the way."""
+    one = jnp.ones((), jnp.result_type(*jax.tree.leaves(params)))
+    start = jax.tree.map(jnp.zeros_like, params)
+    return Reach(start, one, one, jnp.zeros_like(one), jnp.full_like(one, -jnp.inf))
+
+
+def after(reach: Reach, residual: Params, least: jax.Array, memory: jax.Array) -> Reach:
+    """How far x goes now, by how this residual agrees with the last.
+
+    A residual of 0, where nothing arrived, tells nothing; averages of absent teams' old
+    models hide that.
+
+    Args:
+      reach: with the last residual.
+      residual: leaves `[...]`.
+      least: `[]`, plain averaging: the length never falls below.
+      memory: `[]`, weight of earlier agreement.
+    """
+    before, now = square(reach.residual), square(residual)
+    agreement = ratio(dot(residual, reach.residual), before)
+    damped = jnp.clip(agreement, 0, _DAMPED)  # the agreement that is wanted
+    factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
+    factor = jnp.where(now > _GROWN * before, _SLOWER, jnp.maximum(factor, _SLOWER))
+    first = (before == 0) | (now == 0)
+    keep = memory.astype(agreement.dtype)
+    smooth = keep * reach.agreement + (1 - keep) * jnp.clip(agreement, -1, 1)
+    length = jnp.maximum(jnp.where(first, 1, factor) * reach.length, least)
+    return reach._replace(
+        residual=tree.where(now == 0, reach.residual, residual),
+        length=length,
+        agreement=jnp.where(first, reach.agreement, smooth),
+        beyond=length - least,
+    )
+
+
+def look(
+    reach: Reach, server: Params, loss: jax.Array
+) -> tuple[jax.Array, Params, Reach]:
+    """Whether x went too far; x, back at plain averaging if so; and the reach there.
+
+    Too far is where the loss is higher than it ever was, or no number, and x went
+    further than plain averaging.
+
+    Args:
+      reach: of the step to here.
+      server: x, leaves `[...]`.
+      loss: `[]`, at x.
+    """
+    far = (reach.beyond > 0) & ~(loss <= reach.worst)
+    nearer = jax.tree.map(
+        lambda x, r: x - reach.beyond.astype(x.dtype) * r, server, reach.residual
+    )
+    back = reach._replace(
+        length=reach.length - reach.beyond, beyond=jnp.zeros_like(reach.beyond)
+    )
+    here = reach._replace(worst=jnp.maximum(reach.worst, loss))
+    return far, tree.where(far, nearer, server), tree.where(far, back, here)
