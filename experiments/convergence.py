@@ -91,12 +91,22 @@ def plan(values: flags.FlagValues) -> Plan:
     if problem not in SWEEPS:
         raise InputError(f"--problem={problem} must be one of {', '.join(SWEEPS)}.")
     chosen = SWEEPS[problem] if values.sweep is None else tuple(values.sweep)
+    allowed = ", ".join(SWEEPS[problem])
+    if not chosen:
+        raise InputError(f"--sweep= names nothing to vary; choose from {allowed}.")
     for name in chosen:
         if name not in SWEEPS[problem]:
             raise InputError(
                 f"--sweep={name} is unknown for --problem={problem}; choose from "
-                f"{', '.join(SWEEPS[problem])}."
+                f"{allowed}."
             )
+        if chosen.count(name) > 1:
+            raise InputError(f"--sweep={','.join(chosen)} names {name} twice.")
+    if problem == "mclr" and values.dataset not in mclr_rates.DATASETS:
+        raise InputError(
+            f"--dataset={values.dataset} cannot be used for --problem=mclr; choose "
+            f"from {', '.join(mclr_rates.DATASETS)}."
+        )
     texts = ["0", "1", "2", "3", "4"] if values.seeds is None else values.seeds
     return Plan(
         problem, chosen, values.quick, members.read_seeds(texts), values.dataset

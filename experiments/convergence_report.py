@@ -231,7 +231,7 @@ def _growth_panel(rows):
         pace = [row for row in rows if row["plan"] == rows[0]["plan"]]
         axis.plot(
             [row["rounds"] for row in pace],
-            [row["left"]["mean"] / row["over_pace"]["mean"] for row in pace],
+            [row["pace"] for row in pace],
             color="0.5",
             linestyle="--",
             label="ρ_x^T |x⁰ − x*|",

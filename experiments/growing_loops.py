@@ -34,7 +34,8 @@ def _row(cell, plan, seeds, num_rounds, rate):
     left = measured.metrics["server/to_optimum"][:, num_rounds - 1]
     best = measured.predicted.optimum.server
     away = np.linalg.norm(measured.starts - best, axis=1)
-    ratio = intervals.interval((left / (rate**num_rounds * away)).tolist())
+    pace = rate**num_rounds * away
+    ratio = intervals.interval((left / pace).tolist())
     whole = intervals.interval(left.tolist())
     return {
         "sweep": cell.sweep,
@@ -44,5 +45,6 @@ def _row(cell, plan, seeds, num_rounds, rate):
         "rounds": num_rounds,
         "limits": bounds.limits(ENDS, **PULLS)._asdict(),
         "left": whole and whole._asdict(),
+        "pace": float(pace.mean()),
         "over_pace": ratio and ratio._asdict(),
     }

@@ -73,7 +73,9 @@ def _cosine(family, lowest, name, chosen, seeds):
     mean, error = _running((exact**2).sum(-1)), _running(((met - exact) ** 2).sum(-1))
     gap = cosine_family.value(family, starts, **PULLS).sum(axis=-1) - lowest
     rounds = np.arange(1, ROUNDS + 1)
-    bound = 2 * gap[:, None] / (chosen.server_lr * rounds) + error
+    bound = np.asarray(
+        bounds.gradient_bound(gap[:, None], chosen.server_lr, rounds, error)
+    )
     marks = np.unique(np.geomspace(1, ROUNDS, _MARKS).astype(int))
     used = intervals.interval((mean / bound).max(axis=1).tolist())
     moduli = bounds.nonconvex(cosine_family.SMOOTHNESS, chosen)

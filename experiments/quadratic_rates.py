@@ -174,8 +174,9 @@ def row(measured: Measured) -> dict[str, Any]:
         "worst_rate": found.worst,
         "gain_at_low": share,
         "floor": bias and bias._asdict(),
-        "exact_floor": found.bias,
-        "floor_bound": found.floor,
+        # Where rounds are drawn, the end is noise, of which neither says anything.
+        "exact_floor": None if cell.noisy else found.bias,
+        "floor_bound": None if cell.noisy else found.floor,
         "limits": bounds.limits(ENDS, **PULLS)._asdict(),
         "curves": curves(measured),
     }

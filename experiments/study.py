@@ -24,7 +24,7 @@ from permfl_jax.errors import InputError
 from . import config, machine, members, population, program, quick, studies
 from .contests.cells import Store
 from .studies import cells, page, points
-from .studies.study import TOGETHER
+from .studies.study import TOGETHER, Curve
 
 flags.DEFINE_string("study", None, f"One of: {', '.join(studies.STUDIES)}.")
 _SEEDS = ("0", "1", "2", "3", "4")
@@ -61,7 +61,9 @@ def run(name: str, small: bool, workdir: str, values: flags.FlagValues) -> None:
             flush=True,
         )
     arms = [(arm, found[cell.name]) for cell in plan for arm in cell.arms]
-    _write(folder.path, name, small, asked, _in_order(asked.arms(small), arms), values)
+    curves = asked.exact(cells.config_of(plan[0], values))
+    in_order = _in_order(asked.arms(small), arms)
+    _write(folder.path, asked, in_order, curves, _command(name, small, values))
 
 
 def _in_order(arms, measured):
@@ -82,14 +84,12 @@ def _identity(cell: cells.Cell, values: flags.FlagValues, seeds: Any) -> Any:
 
 def _write(
     path: pathlib.Path,
-    name: str,
-    small: bool,
     asked: studies.Study,
     measured: list[Any],
-    values: flags.FlagValues,
+    curves: Sequence[Curve],
+    command: str,
 ) -> None:
-    found, curves = points.of(measured, asked), asked.exact()
-    command = _command(name, small, values)
+    found = points.of(measured, asked)
     seconds = sum({id(cell): cell["seconds"] for _, cell in measured}.values())
     text = (
         f"# {asked.title}\n\n`{command}`, {seconds:.0f} s of training\n\n"

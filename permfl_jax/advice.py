@@ -6,7 +6,7 @@ over-relaxation, stable as long as β·L_F < 2.
 
 from typing import Any
 
-from permfl_jax import bounds, theory
+from permfl_jax import bounds, stability, theory
 from permfl_jax.measure import Measured
 from permfl_jax.schedule import Schedule
 
@@ -42,23 +42,41 @@ def three_tier(
     settings = theory.Settings(
         **numbers, team_steps=schedule.team_steps, device_steps=schedule.device_steps
     )
-    wild = bounds.unstable_level(curvature.high, settings, pull)
-    if wild is not None:
-        return [_unstable(wild, curvature.high)]
+    long = stability.unstable_level(curvature, settings, pull)
+    if long is not None:
+        return [_too_long(long, curvature.high)]
     return [
+        *_still(settings),
         *_too_few_steps(curvature, settings, pull, num_rounds),
         *_held_by_server(curvature.high, settings, pull),
         *_too_little_pull(pull, measured),
     ]
 
 
-def _unstable(level, high):
-    name, letter, step, seen = level
+def _too_long(level, high):
+    name, letter, step, seen, where, grows = level
+    what = "will diverge" if grows else "overshoots, and would diverge in longer loops,"
+    at = "is largest" if where == high else f"is {where:.3g}"
     return (
-        f"{name} ({letter} = {step:g}) will diverge where curvature is largest: its "
+        f"{name} ({letter} = {step:g}) {what} where curvature {at}: its "
         f"limit is 2/{seen:.3g} = {2 / seen:.3g} at the measured smoothness "
         f"L = {high:.3g}; use --hparam={name}={1 / seen:.2g} or less."
     )
+
+
+def _still(settings):
+    """A link that is cut: nothing that devices learn arrives at the server."""
+    links = (("device_prox", "λ"), ("team_prox", "γ"), ("server_lr", "β"))
+    links = (*links, ("team_lr", "η"))
+    cut = [
+        f"{name} ({letter})" for name, letter in links if not getattr(settings, name)
+    ]
+    if not cut:
+        return []
+    return [
+        f"The global model will stay as it began, because {' and '.join(cut)} is 0; "
+        f"raise --hparam={cut[0].split()[0]}."
+    ]
 
 
 def _too_few_steps(curvature, settings, pull, num_rounds):

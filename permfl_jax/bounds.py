@@ -7,7 +7,8 @@ the contractions of the three levels,
     |x^T - x*| <= ρ_x^T |x^0 - x*| + (ρ_w^K G_F + ρ_θ^L G) / μ_F
 
 for safe step sizes, where G_F bounds the mean |∇F_i| and G the mean |∇f~_ij| along the
-way. Without convexity, curvature in [-L, L], and 1/λ + 1/γ < 1/L,
+way; for others β/(1 - ρ_x) stands for 1/μ_F. Without convexity, with curvature in
+[-L, L] and 1/λ + 1/γ < 1/L,
 
     (1/T) Σ_t |∇F(x^t)|² <= 2 (F(x^0) - inf F) / (βT) + (1/T) Σ_t |e_t|²
 
@@ -18,8 +19,12 @@ derivations of this project, not the theorems of arXiv:2407.14251.
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from permfl_jax import theory
 from permfl_jax.theory import Contractions, Curvature, Settings
+
+Numbers = float | np.ndarray
 
 
 class Moduli(NamedTuple):
@@ -93,49 +98,6 @@ def safe(curvature: Curvature, *, device_prox: float, team_prox: float) -> StepS
     )
 
 
-class Level(NamedTuple):
-    """One level's step size, beside the curvature that it meets.
-
-    Attributes:
-      name: of the hyper-parameter.
-      letter: as the paper calls it.
-      step: its value.
-      curvature: the largest, of the loops below as they are run.
-    """
-
-    name: str
-    letter: str
-    step: float
-    curvature: float
-
-
-def unstable_level(high: float, settings: Settings, pull: float) -> Level | None:
-    """The lowest level that diverges where curvature is `high`; `None` if none does.
-
-    With short loops below, the limit of the server is higher than 2/L_F. Above a level
-    that diverges the next ones mean nothing, and are not computed.
-
-    Args:
-      high: L.
-      settings: all numbers.
-      pull: λ of the device steps.
-    """
-    device = Level("device_lr", "α", settings.device_lr, high + pull)
-    if device.step * device.curvature >= 2:
-        return device
-    lifted = settings.device_prox * theory.device_share(
-        high, settings.device_lr, pull, settings.device_steps
-    )
-    team = Level("team_lr", "η", settings.team_lr, settings.team_prox + lifted)
-    if team.step * team.curvature >= 2:
-        return team
-    share = theory.team_share(
-        lifted, settings.team_lr, settings.team_prox, settings.team_steps
-    )
-    server = Level("server_lr", "β", settings.server_lr, settings.team_prox * share)
-    return server if server.step * server.curvature >= 2 else None
-
-
 class Loops(NamedTuple):
     """How many steps the inner loops need; `None` where no number is enough.
 
@@ -190,8 +152,8 @@ class Floor(NamedTuple):
     """How far from x* the inner loops may leave x, in the end.
 
     Attributes:
-      team: ρ_w^K G_F / μ_F, what K team rounds leave.
-      device: ρ_θ^L G / μ_F, what L device steps leave.
+      team: ρ_w^K G_F / μ_F, what K team rounds leave; by safe steps.
+      device: ρ_θ^L G / μ_F, what L device steps leave, likewise.
     """
 
     team: float
@@ -210,35 +172,28 @@ def floor(
     team_gradient: float,
     device_gradient: float,
 ) -> Floor:
-    """The bound on the bias; infinite where F is flat.
+    """The bound on the bias; infinite where F is flat, or where β diverges.
 
     Args:
       curvature: of the devices' losses.
-      settings: with safe step sizes (`safe`).
+      settings: all numbers.
       team_gradient: G_F, bounds the mean over the teams of |∇F_i(x)|.
       device_gradient: G, bounds the mean over a team's devices of |∇f~_ij(w)|.
     """
     rates = contractions(curvature, settings)
-    low = theory.series(curvature.low, settings.device_prox, settings.team_prox)
-    scale = 1 / low if low > 0 else math.inf
+    # Of an error that is made again in each step of a loop, what is left in the end.
+    scale, inner = (
+        step / (1 - rate) if rate < 1 else math.inf
+        for step, rate in (
+            (settings.server_lr, rates.server),
+            (settings.team_lr, rates.team),
+        )
+    )
+    inner = max(settings.team_prox * inner, 1.0)  # 1 by safe steps
     return Floor(
         rates.team**settings.team_steps * team_gradient * scale,
-        rates.device**settings.device_steps * device_gradient * scale,
+        rates.device**settings.device_steps * device_gradient * inner * scale,
     )
-
-
-def distance_bound(
-    rates: Contractions, start: float, bias: Floor, rounds: int
-) -> float:
-    """ρ_x^t |x^0 - x*| + floor.
-
-    Args:
-      rates: from `contractions`.
-      start: |x^0 - x*|.
-      bias: from `floor`.
-      rounds: t.
-    """
-    return rates.server**rounds * start + bias.total
 
 
 class NonConvex(NamedTuple):
@@ -288,7 +243,9 @@ def nonconvex(smoothness: float, settings: Settings) -> NonConvex | None:
     )
 
 
-def gradient_bound(gap: float, server_lr: float, rounds: int, error: float) -> float:
+def gradient_bound(
+    gap: Numbers, server_lr: float, rounds: Numbers, error: Numbers
+) -> Numbers:
     """2 (F(x^0) - inf F) / (βT) + mean |e|²: bounds the mean of |∇F|² over T rounds.
 
     Args:

@@ -196,7 +196,7 @@ def team_share(lifted: float, lr: float, prox: float, steps: int) -> float:
       steps: K.
     """
     pulls = prox + lifted
-    if pulls <= 0:
+    if pulls == 0:
         return 0.0
     return (1 - (1 - lr * pulls) ** steps) * lifted / pulls
 

@@ -192,9 +192,9 @@ def test_the_bias_that_few_steps_leave_is_real(loop):
 def test_steps_that_never_suffice_are_not_asked_for():
     # A flat direction without a pull does not move, however many steps are taken.
     hparams, few = replace(device_prox=0.0), dataclasses.replace(LONG, device_steps=1)
-    (text,) = warnings(hparams, few, l2=0.1)
+    cut, text = warnings(hparams, few, l2=0.1)
     assert text.startswith("--device_steps (")
-    assert warnings(hparams, few, l2=0.0) == []
+    assert warnings(hparams, few, l2=0.0) == [cut]
 
 
 @pytest.mark.parametrize(("team_prox", "held"), [(1.0, False), (50.0, True)])
@@ -234,6 +234,62 @@ def test_a_small_pull_for_small_devices_is_named():
     assert "about 21;" in text
     assert warnings(found=measured(best=9.5 * GOOD.device_prox)) == []
     assert warnings(found=measured(best=0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("hparams", "loops"),
+    [
+        (
+            {"device_lr": 0.6, "device_prox": 1.0, "team_lr": 0.2, "server_lr": 1.0},
+            (5, 1),
+        ),
+        ({"team_lr": 2.2, "device_prox": 1.0, "server_lr": 0.2}, (1, 20)),
+    ],
+)
+def test_short_loops_that_overshoot_are_not_said_to_diverge(hparams, loops):
+    """Each begins anew from the model above: nothing is left to grow."""
+    hparams, schedule = (
+        replace(**hparams),
+        Schedule(team_steps=loops[0], device_steps=loops[1]),
+    )
+    texts = warnings(hparams, schedule, l2=CURVATURE)
+    assert [text for text in texts if "overshoots, and would diverge in longer" in text]
+    assert not [text for text in texts if "will diverge" in text]
+    before, after = run(hparams, schedule, 100)
+    assert after < 1e-3 * before
+
+
+def test_growth_inside_the_interval_of_curvature_is_seen():
+    """With even L the steepest direction hides its length from the level above."""
+    lam, gamma, alpha = 1.0, 0.1, 1.98 / 11
+    share = {h: theory.device_share(h, alpha, lam, 2) for h in (4.0, 10.0)}
+    assert share[10.0] < 0.1 * share[4.0]
+    team_lr = 2.6 / (gamma + lam * share[4.0])
+    assert team_lr * (gamma + lam * share[10.0]) < 2  # at the end all is well
+    hparams = replace(
+        device_lr=alpha,
+        team_lr=team_lr,
+        server_lr=1.0,
+        device_prox=lam,
+        team_prox=gamma,
+    )
+    schedule = Schedule(team_steps=10, device_steps=2)
+    (text,) = warnings(hparams, schedule, found=measured(10.0), l2=4.0)
+    assert text.startswith("team_lr (")
+    where = float(text.split("will diverge where curvature is ")[1].split(":")[0])
+    assert 4 <= where < 10
+    before, after = run(hparams, schedule, 20)  # of curvature 4 alone
+    assert after > 1e3 * before
+
+
+@pytest.mark.parametrize("cut", ["device_prox", "team_prox", "server_lr", "team_lr"])
+def test_a_link_that_is_cut_is_told(cut):
+    """SPEC A.5: x does not move."""
+    texts = warnings(replace(**{cut: 0.0}))
+    (text,) = [text for text in texts if text.startswith("The global model will stay")]
+    assert f"{cut} (" in text
+    before, after = run(replace(**{cut: 0.0}), LONG, 5)
+    assert before == after
 
 
 def test_a_pull_of_zero_is_a_choice():

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "permfl_jax"
 FLOORS = [
     {"errors", "plain_files", "types"},
     {"schedule", "uplink", "hparams", "keys", "tree", "linkage", "shuffle", "batches"}
-    | {"theory", "bounds", "random_effects"},
+    | {"theory", "bounds", "stability", "random_effects"},
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},

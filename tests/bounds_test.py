@@ -84,26 +84,6 @@ def test_safe_step_sizes_never_overshoot():
     assert rates.server == pytest.approx(1 - safe.server_lr * found.server.low)
 
 
-@pytest.mark.parametrize("level", ["device_lr", "team_lr", "server_lr"])
-def test_the_unstable_level_is_where_the_exact_round_grows(level):
-    high = 3.0
-    f = oracles.random_quadratics(1, (1,), 1)
-    f.hessian[:] = high
-    calm = settings(k=4, ell=4)
-    assert bounds.unstable_level(high, calm, LAM) is None
-    wild = calm._replace(**{level: 200.0})
-    found = bounds.unstable_level(high, wild, LAM)
-    assert found.name == level
-    limit = 2 / found.curvature
-    below, above = (calm._replace(**{level: s * limit}) for s in (0.99, 1.01))
-    assert bounds.unstable_level(high, below, LAM) is None
-    assert bounds.unstable_level(high, above, LAM).name == level
-    if level == "server_lr":  # the round map itself
-        for numbers, grows in ((below, False), (above, True)):
-            matrix, _ = oracles.round_map(f, **mixing(numbers))
-            assert (abs(matrix[0, 0]) > 1) == grows
-
-
 def trajectory(f, numbers, start, rounds):
     """x before each round, and the largest mean gradients that were met on the way."""
     eye = np.eye(len(start))
@@ -138,8 +118,10 @@ def trajectory(f, numbers, start, rounds):
     return seen, largest
 
 
-@pytest.mark.parametrize(("k", "ell"), [(1, 1), (3, 5), (10, 20)])
-def test_the_distance_bound_holds_and_is_not_idle(k, ell):
+@pytest.mark.parametrize(
+    ("k", "ell", "idle"), [(1, 1, 200), (3, 5, 150), (10, 20, 600)]
+)
+def test_the_distance_bound_holds_and_is_not_idle(k, ell, idle):
     """SPEC A.4: |x^T - x*| <= ρ_x^T R + (ρ_w^K G_F + ρ_θ^L G) / μ_F."""
     f = oracles.random_quadratics(3, (2, 3), 3, LOW, HIGH)
     numbers = settings(k, ell)
@@ -149,7 +131,13 @@ def test_the_distance_bound_holds_and_is_not_idle(k, ell):
     rates = bounds.contractions(ENDS, numbers)
     distances = [np.linalg.norm(x - best) for x in seen]
     for t, distance in enumerate(distances):
-        assert distance <= bounds.distance_bound(rates, distances[0], bias, t) + 1e-12
+        assert distance <= rates.server**t * distances[0] + bias.total + 1e-12
+    assert bias.total < idle * distances[-1]
+    # The same, from SPEC's own terms.
+    mu_w, mu_x = 1 / (1 / LOW + 1 / LAM), 1 / (1 / LOW + 1 / LAM + 1 / GAMMA)
+    rho = 1 - (LOW + LAM) / (HIGH + LAM), 1 - (mu_w + GAMMA) / (LAM + GAMMA)
+    by_hand = rho[1] ** k * team / mu_x, rho[0] ** ell * device / mu_x
+    assert bias == pytest.approx(by_hand)
     longer = bounds.floor(
         ENDS,
         numbers._replace(team_steps=2 * k, device_steps=2 * ell),
@@ -158,6 +146,24 @@ def test_the_distance_bound_holds_and_is_not_idle(k, ell):
     )
     assert longer.team == pytest.approx(bias.team * rates.team**k)
     assert longer.device == pytest.approx(bias.device * rates.device**ell)
+
+
+@pytest.mark.parametrize("level", ["device_lr", "team_lr", "server_lr"])
+def test_the_floor_holds_for_step_sizes_that_overshoot(level):
+    f = oracles.random_quadratics(3, (2, 3), 3, LOW, HIGH)
+    limit = getattr(bounds.limits(ENDS, **PULLS), level)
+    numbers = settings(3, 5, **{level: 0.9 * limit})
+    assert getattr(settings(), level) < 0.9 * limit
+    best, _, _ = oracles.optimum(f, LAM, GAMMA)
+    seen, (team, device) = trajectory(f, numbers, best + 2.0, 60)
+    bias = bounds.floor(ENDS, numbers, team_gradient=team, device_gradient=device)
+    rates = bounds.contractions(ENDS, numbers)
+    for t, x in enumerate(seen):
+        pace = rates.server**t * np.linalg.norm(seen[0] - best)
+        assert np.linalg.norm(x - best) <= pace + bias.total
+    safe = settings(3, 5)
+    calm = bounds.floor(ENDS, safe, team_gradient=team, device_gradient=device)
+    assert bias.total > calm.total
 
 
 def test_the_floor_of_a_flat_objective_is_infinite():

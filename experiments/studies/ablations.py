@@ -62,27 +62,29 @@ def _shares(quick):
     return arms
 
 
-def _exact():
+def _exact(config):
     """How much of its way GM goes in a round, for a scalar curvature h."""
+    loops = {name: getattr(config, name) for name in _LOOPS.values()}
+
+    def gain(curvature, **changed):
+        setting = {**study.paper(_LR), **loops, **changed}
+        k, ell = (int(setting.pop(name)) for name in _LOOPS.values())
+        return theory.progress(
+            curvature, team_steps=k, device_steps=ell, **setting
+        ).server
+
     curves = []
     for name, letter in _WHAT.items():
         for curvature in _CURVATURES:
             places = tuple(_values(name))
-            gains = tuple(_gain(curvature, **{name: value}) for value in places)
+            gains = tuple(gain(curvature, **{name: value}) for value in places)
             curves.append(Curve(f"gain, {letter}", f"h = {curvature:g}", places, gains))
     for letter, name in _LOOPS.items():
         places = (1, 2, 5, 10, 20)
         for curvature in _CURVATURES:
-            gains = tuple(_gain(curvature, **{name: value}) for value in places)
+            gains = tuple(gain(curvature, **{name: value}) for value in places)
             curves.append(Curve(f"gain, {letter}", f"h = {curvature:g}", places, gains))
     return curves
-
-
-def _gain(curvature, *, team_steps=5, device_steps=10, **changed):
-    setting = {**study.paper(_LR), **changed}
-    return theory.progress(
-        curvature, team_steps=team_steps, device_steps=device_steps, **setting
-    ).server
 
 
 STUDY = Study(

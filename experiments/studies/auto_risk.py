@@ -15,6 +15,7 @@ from permfl_jax import quadratics, random_effects, runner, theory
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
+from ..config import Config
 from . import rivals, study
 from .study import Curve
 
@@ -26,8 +27,13 @@ _SAMPLES = 8  # of each device; their mean misses by τ = 1
 _SEEDS = range(5)
 
 
-def curves() -> list[Curve]:
-    """A curve for each way to choose: mean over seeds of risk over the least."""
+def curves(config: Config) -> list[Curve]:
+    """A curve for each way to choose: mean over seeds of risk over the least.
+
+    Args:
+      config: unused; the federation is no dataset.
+    """
+    del config
     found: dict[str, list[float]] = {}
     for spread in _TEAM_SPREADS:
         worlds = [_world(seed, spread) for seed in _SEEDS]

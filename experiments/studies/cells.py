@@ -27,6 +27,8 @@ DRIVERS: dict[Any, Callable[..., Any]] = {
     "regrouped": regrouped.Regrouped,
     "unseen": unseen.Unseen,
 }
+# `(config, *numbers)`, raises InputError for flags that a driver cannot take.
+CHECKS: dict[Any, Callable[..., None]] = {"unseen": unseen.check}
 _SCORES = (*labels.SCORES, "macro_f1")
 
 
@@ -183,6 +185,9 @@ def check(cells: Sequence[Cell], values: flags.FlagValues) -> None:
                 "a study chooses settings on validation samples, and "
                 "--validation_fraction=0 leaves none."
             )
+        driver, *numbers = cell.driver
+        if driver in CHECKS:
+            CHECKS[driver](settings, *numbers)
         _checked(cell)
 
 

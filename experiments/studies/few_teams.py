@@ -64,7 +64,7 @@ def _lines(panel, teams, flags, quick):
     ]
 
 
-def _exact():
+def _exact(_):
     curves = []
     for panel, places in (
         ("risk, 10 devices a team", (1, 2, 5, 10, 20)),

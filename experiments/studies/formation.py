@@ -40,7 +40,7 @@ def _arms(quick):
     return arms
 
 
-def _exact():
+def _exact(_):
     """Risk of θ by the true spread between teams, for teams of three kinds."""
     rows = [_risks(spread) for spread in _SPREADS]
     return [

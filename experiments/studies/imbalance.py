@@ -68,7 +68,7 @@ def _grid(quick):
     return study.tuning(_LR, quick)
 
 
-def _exact():
+def _exact(_):
     """Risk of θ where devices have lognormal counts, mean of 20 draws of them."""
     rows = [_risks(sigma) for sigma in _SIGMAS]
     return [

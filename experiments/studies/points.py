@@ -20,7 +20,7 @@ class Point(NamedTuple):
       chosen: label to the setting that was best on validation.
       bytes_: sent until the last round by tier and direction, for GM's setting.
       arrived: rounds until GM has 95 % of the best of its panel, or of its place there
-        (`Study.apart`); `None` if it does not.
+        (`Study.apart`); `None` if it does not, or was scored at the end alone.
       remark: of the study, on the cell.
     """
 
@@ -98,6 +98,8 @@ def _arrive(point, best):
         return point
     rounds = []
     for curve in point.scores["GM"]["curve"]:
+        if len(curve) < 2:
+            return point
         there = [
             r for r, value in curve if value is not None and value >= _ARRIVED * best
         ]

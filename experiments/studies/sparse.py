@@ -63,11 +63,9 @@ def _lines(panel, at, **changed):
     return study.arms(panel, at, flags, lines)
 
 
-def _exact():
+def _exact(_):
     """Distance of x to its optimum after T rounds of K team rounds, T·K = 100."""
-    rng = np.random.default_rng(0)
-    curvature = quadratics.spectra(rng, 40, 10, 0.2, 3.0)
-    problem = quadratics.draw(rng, (10,) * 4, curvature, team_spread=2.0)
+    problem = problem_of()
     lines = {
         "paper's values": study.paper(_LR),
         "η = 1/(λ+γ), β = 1/γ": study.permfl(_LR, 0.5, 3.0),
@@ -83,6 +81,13 @@ def _exact():
         )
         for line, setting in lines.items()
     ]
+
+
+def problem_of() -> quadratics.Quadratics:
+    """4 teams of 10 devices; curvature 0.2 to 3, teams twice as far apart."""
+    rng = np.random.default_rng(0)
+    curvature = quadratics.spectra(rng, 40, 10, 0.2, 3.0)
+    return quadratics.draw(rng, (10,) * 4, curvature, team_spread=2.0)
 
 
 def _left(problem, setting, loops):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..config import Config
 from ..contests.grids import Setting as Setting
 
 Driver = tuple[str | float, ...]
@@ -74,7 +75,7 @@ class Study(NamedTuple):
       flags: of all arms.
       quick_flags: over them, at `--quick`.
       arms: `(quick) -> arms`.
-      exact: `() -> curves`.
+      exact: `(config) -> curves`, by the checked flags of the first arm.
       axes: panel to what its axis shows, and for exact panels to what is drawn.
       by_bytes: measured panels that are also drawn over the bytes that were sent, and
         whose: `team_up` or `device_up`.
@@ -87,7 +88,7 @@ class Study(NamedTuple):
     flags: str
     quick_flags: str
     arms: Callable[[bool], Sequence[Arm]]
-    exact: Callable[[], Sequence[Curve]]
+    exact: Callable[[Config], Sequence[Curve]]
     axes: dict[str, tuple[str, str]]
     by_bytes: tuple[tuple[str, str], ...] = ()
     remark: Callable[[dict[str, Any]], str] | None = None

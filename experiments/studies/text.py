@@ -66,7 +66,7 @@ STUDY = Study(
     "--text_features=512 --eval_every=20",
     quick_flags="--num_rounds=10 --eval_every=10 --text_features=256",
     arms=_arms,
-    exact=lambda: (),
+    exact=lambda _: (),
     axes={
         "true teams": ("dataset", "accuracy"),
         "random teams": ("dataset", "accuracy"),

@@ -12,8 +12,25 @@ from permfl_jax.participation import Sampler
 from permfl_jax.types import Algorithm
 
 from .. import experiment
+from ..config import Config
 from ..members import Members
 from . import one_by_one
+
+
+def check(config: Config, num_teams: int) -> None:
+    """Whether a team can be left out.
+
+    Raises:
+      InputError: no team is left to be left out, or only some teams act.
+    """
+    if config.teams_per_round is not None:
+        raise InputError("a team is left out: --teams_per_round cannot be used.")
+    total = len(config.team_sizes)
+    if num_teams >= total:
+        raise InputError(
+            f"{num_teams} teams are trained on beside one that is left out, but "
+            f"there are {total}: raise --num_teams."
+        )
 
 
 class Unseen:
@@ -35,14 +52,7 @@ class Unseen:
         Raises:
           InputError: no team is left to be left out, or only some teams act.
         """
-        total = federations.num_teams(built.federation)
-        if num_teams >= total:
-            raise InputError(
-                f"{num_teams} teams are trained on beside one that is left out, but "
-                f"there are {total}: raise --num_teams."
-            )
-        if built.config.teams_per_round is not None:
-            raise InputError("a team is left out: --teams_per_round cannot be used.")
+        check(built.config, num_teams)
         self.built, self.who, self.num_teams = built, who, num_teams
         self._algorithms: dict[Sampler, Algorithm] = {}
 

@@ -101,7 +101,7 @@ def test_registered_methods_are_found_too():
 def test_risk_of_known_pulls_and_of_auto_is_near_the_least(monkeypatch):
     monkeypatch.setattr(auto_risk, "_TEAM_SPREADS", (2.0,))
     monkeypatch.setattr(auto_risk, "_SEEDS", range(2))
-    found = {curve.line: curve.values[0] for curve in auto_risk.curves()}
+    found = {curve.line: curve.values[0] for curve in auto_risk.curves(None)}
     assert 1.0 < found["pulls of known spreads"] < 1.02
     assert 0.999 < found["auto"] < 1.02
     assert found["paper's values"] > 1.5

@@ -1,20 +1,25 @@
 """Studies: what trains together, what is chosen, and numbers that are those of runs."""
 
+import functools
 import json
 
 import jax
+import numpy as np
+import oracles
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from experiments import config, machine, studies, study, train
-from experiments.studies import cells, page, points
+from experiments.studies import cells, page, points, sparse
 from experiments.studies.study import Arm, Curve, Study, arms, paper, permfl, tuning
 from permfl_jax.errors import InputError
 
 SMALL = "--dataset=digits --num_teams=2 --devices_per_team=2 --num_rounds=4"
 SMALL += " --team_steps=2 --device_steps=2 --batch_size=8 --eval_every=2"
 LR = 0.05
+# Of 40 devices in 4 teams: their teams, and equal weights.
+GROUPS = np.repeat(np.arange(4), 10), np.full(40, 0.1), np.full(4, 0.25)
 
 
 def parsed(*given):
@@ -41,10 +46,76 @@ def test_every_arm_of_every_study_is_allowed(name, quick):
 @pytest.mark.parametrize("name", sorted(set(studies.STUDIES) - {"auto"}))
 def test_exact_curves_have_a_value_at_each_place(name):
     asked = studies.STUDIES[name]
-    for curve in asked.exact():
+    for curve in exact(name):
         assert len(curve.at) == len(curve.values)
         assert all(value == value for value in curve.values)
         assert curve.panel in asked.axes
+
+
+@functools.cache
+def exact(name, *given, quick=False):
+    with flagsaver.flagsaver():
+        values = parsed(*given)
+        first = cells.plan(studies.STUDIES[name], quick, values)[0]
+        return studies.STUDIES[name].exact(cells.config_of(first, values))
+
+
+def value(curves, panel, line, place):
+    (curve,) = [c for c in curves if (c.panel, c.line) == (panel, line)]
+    return curve.values[curve.at.index(place)]
+
+
+def gone_in_a_round(h, alpha, eta, beta, lam, gamma, team_steps, device_steps):
+    """Of the way from x = 1 to the optimum 0, by a scalar loop."""
+    w = 1.0
+    for _ in range(team_steps):
+        theta = w
+        for _ in range(device_steps):
+            theta -= alpha * (h * theta + lam * (theta - w))
+        w -= eta * (lam * (w - theta) + gamma * (w - 1.0))
+    return beta * gamma * (1.0 - w)
+
+
+def test_predicted_gains_are_those_of_the_loops_that_are_trained():
+    numbers = (LR, 0.03, 0.6, 0.5, 1.5)
+    for curves, k, ell in (
+        (exact("ablations"), 5, 10),
+        (exact("ablations", quick=True), 4, 5),
+        (exact("ablations", "--device_steps=7"), 5, 7),
+    ):
+        found = value(curves, "gain, β", "h = 0.1", 0.6)
+        assert found == pytest.approx(gone_in_a_round(0.1, *numbers, k, ell))
+        found = value(curves, "gain, K", "h = 1", 20)
+        assert found == pytest.approx(gone_in_a_round(1.0, *numbers, 20, ell))
+
+
+def test_what_is_left_of_sparse_rounds_is_that_of_the_round_map():
+    problem = sparse.problem_of()
+    mirror = np.eye(10) - 2 * problem.turn[:, :, None] * problem.turn[:, None]
+    hessian = np.einsum("dij,dj,dkj->dik", mirror, problem.curvature, mirror)
+    linear = np.einsum("dij,dj->di", hessian, problem.centre)
+    f = oracles.Quadratics(hessian, linear, *GROUPS)
+    lam, gamma, alpha, k = 0.5, 0.05, LR, 10
+    eta, beta = 1 / (lam + gamma), 1 / gamma
+    best, _, _ = oracles.optimum(f, lam, gamma)
+    mix = (alpha, lam, eta * lam, eta * gamma, beta * gamma, k, 10)
+    matrix, vector = oracles.round_map(f, *mix)
+    x = np.zeros_like(best)
+    for _ in range(100 // k):
+        x = matrix @ x + vector
+    found = value(exact("sparse"), "distance after T·K = 100", "γ/λ = 0.1", k)
+    assert found == pytest.approx(np.linalg.norm(x - best) / np.linalg.norm(best))
+
+
+@pytest.mark.parametrize("teams", [1, 5, 20])
+def test_gm_of_few_teams_errs_by_spreads_that_are_known(teams):
+    """Where it is the mean of all: σ_t = 2 between teams, σ_d = τ = 1, 10 devices."""
+    curves, each = exact("few_teams"), 1 / (10 * teams)
+    own = 4 * (1 - 1 / teams) + (1 - each) + each
+    unseen = 4 * (1 + 1 / teams) + (1 + each) + each
+    panel = "risk, 10 devices a team"
+    assert value(curves, panel, "GM, own teams", teams) == pytest.approx(own)
+    assert value(curves, panel, "GM, an unseen team", teams) == pytest.approx(unseen)
 
 
 def one(panel="p", line="l", at=1, given="", settings=({"device_lr": LR},)):
@@ -54,7 +125,7 @@ def one(panel="p", line="l", at=1, given="", settings=({"device_lr": LR},)):
 def of(*listed, exact=()):
     axes = {arm.panel: ("places", "accuracy") for arm in listed}
     axes |= {curve.panel: ("places", "risk") for curve in exact}
-    return Study("?", SMALL, "", lambda quick: listed, lambda: exact, axes)
+    return Study("?", SMALL, "", lambda quick: listed, lambda config: exact, axes)
 
 
 def test_arms_on_the_same_flags_train_together():
@@ -118,16 +189,17 @@ def test_gm_has_arrived_at_95_percent_of_the_panels_best():
     measured = [
         (one(line="slow"), own(0.77, slow)),
         (one(line="fast"), own(0.8, fast)),
-        (one(panel="other"), own(0.1, [[[2, 0.1]]] * 2)),
+        (one(panel="other"), own(0.1, [[[2, 0.1], [4, 0.1]]] * 2)),
+        (one(panel="at the end"), own(0.1, [[[4, 0.1]]] * 2)),
         (one(at=2), own(0.2, [[[2, 0.1], [4, 0.2]]] * 2)),
     ]
 
     def arrived(study):
         return [p.arrived and p.arrived.mean for p in points.of(measured, study)]
 
-    assert arrived(of()) == [5.0, 3.0, 2.0, None]
+    assert arrived(of()) == [5.0, 3.0, 2.0, None, None]
     # Places that are worlds of their own have targets of their own.
-    assert arrived(of()._replace(apart=True)) == [5.0, 3.0, 2.0, 4.0]
+    assert arrived(of()._replace(apart=True)) == [5.0, 3.0, 2.0, None, 4.0]
 
 
 def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
