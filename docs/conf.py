@@ -109,7 +109,10 @@ def _modules(app, docname, source):
     del app
     if docname == "tables":
         files = sorted(path.parent.name for path in DOCS.glob("results/*/table.md"))
-        tree = "\n".join(f"{name} <results/{name}/table>" for name in files)
+        pages = [f"{name} <results/{name}/table>" for name in files]
+        studies = sorted(path.stem for path in DOCS.glob("science/*.md"))
+        pages += [f"{name} <science/{name}>" for name in studies]
+        tree = "\n".join(pages)
         source[0] = source[0].replace("%tables", f"```{{toctree}}\n{tree}\n```")
     if not docname.startswith("api/"):
         return
