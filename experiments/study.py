@@ -22,7 +22,7 @@ from permfl_jax import plain_files, results
 from permfl_jax.errors import InputError
 
 from . import config, machine, members, population, program, quick, studies
-from .contests.cells import Store
+from .contests.cells import INDIFFERENT, Store
 from .studies import cells, page, points
 from .studies.study import TOGETHER, Curve
 
@@ -45,7 +45,7 @@ def run(name: str, small: bool, workdir: str, values: flags.FlagValues) -> None:
     )
     store = Store(folder.path)
     wanted = {cell.name: _identity(cell, values, seeds) for cell in plan}
-    found = {cell.name: store.read(name, cell.name, wanted[cell.name]) for cell in plan}
+    found = {cell.name: _stored(store, name, cell, wanted[cell.name]) for cell in plan}
     missing = [cell for cell in plan if found[cell.name] is None]
     folder.write_config({"seeds": seeds})
     begun = time.monotonic()
@@ -66,6 +66,16 @@ def run(name: str, small: bool, workdir: str, values: flags.FlagValues) -> None:
     _write(folder.path, asked, in_order, curves, _command(name, small, values))
 
 
+def _stored(store, name, cell, wanted):
+    found = store.read(name, cell.name, wanted)
+    if found and len(found.get("results", ())) != len(cell.settings):
+        raise InputError(
+            f"{store.path / name / cell.name}.json is damaged; delete it to compute "
+            "that cell again."
+        )
+    return found
+
+
 def _in_order(arms, measured):
     """As the study lists them, which is how lines and places are drawn."""
     by_arm = {repr(arm): (arm, cell) for arm, cell in measured}
@@ -74,8 +84,7 @@ def _in_order(arms, measured):
 
 def _identity(cell: cells.Cell, values: flags.FlagValues, seeds: Any) -> Any:
     settings = cells.config_of(cell, values)
-    skipped = ("workdir", "data_dir", "manual_dir", "chips", "device_chunk")
-    used = {k: v for k, v in vars(settings).items() if k not in skipped}
+    used = {k: v for k, v in vars(settings).items() if k not in INDIFFERENT}
     used |= {"method": cell.method, "settings": cell.settings, "seeds": seeds}
     if cell.driver != TOGETHER:
         used["driver"] = cell.driver
@@ -106,7 +115,7 @@ def _write(
 def _command(name: str, small: bool, values: flags.FlagValues) -> str:
     """What repeats it: flags that the user gave, but for folders."""
     given = [
-        f"--{flag.name}={flag.value}"
+        flag.serialize()
         for flag in values.get_key_flags_for_module(sys.modules[__name__])
         if flag.present
         and flag.name not in ("study", "quick", "workdir", "data_dir", "manual_dir")

@@ -162,13 +162,17 @@ def _spreads(sums, size, every_team, teams):
     # x is fitted to these very teams.
     fitted = 1 - (every_team**2).sum()
     means = ratio((team_share * size).sum(), fitted)
+    # E Σ q_i |ḡ_i - ḡ|² is Σ q_i (1 - q_i) times a team's own.
+    kept = team_share * ratio(1 - tree.take(every_team, teams), fitted)
     noise = sample * sums.own_noise
     # Where one device of each team acts, its spread and its team's are one number.
-    both = means - (team_share * noise).sum()
+    both = means - (kept * noise).sum()
+    if len(every_team) == 1:  # nobody to compare with: as much as it may err
+        both = 2 * noise.sum()
     device = jnp.where(alone, both / 2, ratio(within, freedom))
     # Of a team's mean: Σp² times one device's.
     mean_of_own = jnp.maximum(device, 0) * sums.own + noise
-    team = jnp.where(alone, both / 2, means - (team_share * mean_of_own).sum())
+    team = jnp.where(alone, both / 2, means - (kept * mean_of_own).sum())
     return Spreads(
         device,
         team,

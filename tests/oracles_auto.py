@@ -27,11 +27,12 @@ def _bisect(reached, share, most):
     return (low + high) / 2
 
 
-def read(hessian, samples, sign, x, groups, p, all_q, q):
+def read(hessian, samples, sign, x, groups, p, all_q, acting):
     """The five numbers of a round: S_d, S_t, sample variance, gᵀHg and gᵀg.
 
-    groups: acting devices of each acting team; q: the weights of those teams.
+    groups: acting devices of each acting team; all_q: weights of all teams.
     """
+    q = all_q[acting] / all_q[acting].sum()
     within = freedom = noise_sum = noise_freedom = curved = energy = 0.0
     teams = []
     for i, group in enumerate(groups):
@@ -53,15 +54,16 @@ def read(hessian, samples, sign, x, groups, p, all_q, q):
     sample = noise_sum / noise_freedom if noise_freedom else 0.0
     known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
     fitted = 1 - (all_q**2).sum()
+    rest = (1 - all_q[acting]) / fitted
     both = sum(
-        weight * (mean @ mean / fitted - sample * (s**2 / n).sum())
-        for weight, (mean, s, n) in zip(q, teams, strict=True)
+        weight * (mean @ mean / fitted - part * sample * (s**2 / n).sum())
+        for weight, part, (mean, s, n) in zip(q, rest, teams, strict=True)
     )
     device = (within - known) / freedom if freedom else both / 2
     team = 0.0
-    for weight, (mean, share, n) in zip(q, teams, strict=True):
+    for weight, part, (mean, share, n) in zip(q, rest, teams, strict=True):
         own = (share**2 * (max(device, 0) + sample / np.array(n))).sum()
-        team += weight * (mean @ mean / fitted - own)
+        team += weight * (mean @ mean / fitted - part * own)
     if not freedom:
         team = both / 2
     return np.array([device, team, sample, curved, energy])
@@ -153,7 +155,7 @@ def permfl_auto_loop(
         share = q[acting] / q[acting].sum()
         groups = [list(devices(t, 0, i)) for i in acting]
         sign = {j: signs(j, taken[j]) for group in groups for j in group}
-        now = read(hessian, samples, sign, x, groups, p, q, share)
+        now = read(hessian, samples, sign, x, groups, p, q, acting)
         loss = loss_at(hessian, samples, x, groups, p, share)
         if beyond > 0 and loss > worst:
             x, reach = x - beyond * last, reach - beyond

@@ -63,6 +63,36 @@ def test_spreads_are_those_of_the_optima(batch_size, draws):
     assert found.curved / found.energy == pytest.approx(2)
 
 
+def test_alike_teams_of_unequal_weight_are_not_taken_for_different():
+    """Teams of 2, 4, 8 and 26 devices, weighted so, x at the mean of all: σ_t is 0."""
+    sizes, found = (2, 4, 8, 26), []
+    of = np.repeat(np.arange(4), sizes)
+    schedule, sampler = Schedule(batch_size=None, weights="samples"), Sampler(sizes)
+    for seed in range(40):
+        y = np.random.default_rng(seed).normal(size=(40, DIM))
+        federation = from_arrays([{"y": row[None]} for row in y], of.tolist())
+        key = jax.random.key(seed)
+        cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
+        cursor, x = jnp.zeros(40, jnp.int32), jnp.asarray(y.mean(axis=0))
+        given = (loss, schedule, sampler, key, cohort, cursor, None, x, federation)
+        found.append(spreads.look(*given)[0].team / (4 * DIM))
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found)) < 0.02
+
+
+def test_one_device_of_the_only_team_is_half_trusted():
+    """There is nobody to compare it with; λ at its most would freeze it."""
+    y = np.random.default_rng(0).normal(size=(5, 9, DIM))
+    federation = from_arrays([{"y": rows} for rows in y], [0] * 5)
+    sampler, key = Sampler((5,), None, 1), jax.random.key(0)
+    cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
+    found, _ = spreads.look(
+        *(loss, Schedule(batch_size=None), sampler, key, cohort),
+        *(jnp.zeros(1, jnp.int32), None, jnp.zeros(DIM), federation),
+    )
+    assert found.device == pytest.approx(found.sample / 9)
+    assert found.sample > 0
+
+
 def test_one_device_a_team_halves_what_both_spreads_make():
     """(σ_t² + σ_d² + v)/(1 - 1/3) - v, where v is the noise of a batch of 4."""
     found = looked((9,), 4, (None, 1))

@@ -11,7 +11,7 @@ from . import columns, grids
 from .columns import Column
 
 # What does not change a cell: places, and how rounds are spread over chips and calls.
-_INDIFFERENT = (
+INDIFFERENT = (
     *("algorithm", "hparam", "workdir", "data_dir", "manual_dir"),
     *("chips", "device_chunk", "rounds_per_call", "local_floor", "distributed"),
 )
@@ -41,7 +41,7 @@ def identity(
             f"--protocol={protocol} is unknown; choose from "
             f"{', '.join(columns.PROTOCOLS)}."
         )
-    flags = {k: v for k, v in vars(column.config).items() if k not in _INDIFFERENT}
+    flags = {k: v for k, v in vars(column.config).items() if k not in INDIFFERENT}
     fixed = column.fixed(method)
     found = {**flags, "hparam": fixed, "protocol": protocol, "seeds": seeds}
     if protocol == "fair":
@@ -83,9 +83,11 @@ class Store:
         try:
             cell = json.loads(path.read_text(encoding="utf-8"))
             before = cell["identity"]
+            if not isinstance(before, dict):
+                raise TypeError(f"identity is {before}")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise InputError(
                 f"{path} is damaged; delete it to compute that cell again."
             ) from error

@@ -58,12 +58,21 @@ def plan(study: Study, quick: bool, values: flags.FlagValues) -> list[Cell]:
     Args:
       study: the question.
       quick: small.
-      values: parsed flags; what the user gave replaces the study's, not the arm's.
+      values: parsed flags; what the user gave replaces the study's.
+
+    Raises:
+      InputError: the user gave a flag that arms set.
     """
     common = shlex.split(study.flags) + shlex.split(study.quick_flags if quick else "")
     common = [text for text in common if not values[_name(text)].present]
     together: dict[tuple[str, str, Driver], list[Arm]] = {}
     for arm in study.arms(quick):
+        for text in shlex.split(arm.flags):
+            if values[_name(text)].present:
+                raise InputError(
+                    f"--{_name(text)} cannot be used: it is what the arms of this "
+                    "study set."
+                )
         together.setdefault((arm.flags, arm.method, arm.driver), []).append(arm)
     found = []
     for (given, method, driver), arms in together.items():
@@ -184,6 +193,11 @@ def check(cells: Sequence[Cell], values: flags.FlagValues) -> None:
             raise InputError(
                 "a study chooses settings on validation samples, and "
                 "--validation_fraction=0 leaves none."
+            )
+        if cell.method not in algorithms.ALGORITHMS and not settings.keep_personal:
+            raise InputError(
+                f"--nokeep_personal cannot be used: {cell.method} reads what devices "
+                "keep."
             )
         driver, *numbers = cell.driver
         if driver in CHECKS:

@@ -43,7 +43,7 @@ def _arms(quick):
 
 def _lines(panel, at, flags, quick):
     """Weights by device and by sample, one λ and one by samples."""
-    by_sample = f"{flags} --weights=samples"
+    by_sample, flags = f"{flags} --weights=samples", f"{flags} --weights=uniform"
     auto = {"device_lr": _LR}
     lines = [
         Arm(panel, "tuned, equal weights", at, flags, "permfl", _grid(quick)),

@@ -218,12 +218,12 @@ def _panel_table(study, panel, found):
     head += ["remark"] * bool(study.remark)
     rows = []
     for point in found:
-        row = [_text(point.arm.at), point.arm.line]
-        row += [_percent(points.mean(point, *which)) for which in _COLUMNS.values()]
+        row, seeds = [_text(point.arm.at), point.arm.line], points.seeds(point)
+        row += [_percent(points.mean(point, *w), of=seeds) for w in _COLUMNS.values()]
         for label in ("PM", "GM"):
             first = base[point.arm.at]
             apart = None if first is point else points.difference(point, first, label)
-            row.append(_percent(apart, signed=True))
+            row.append(_percent(apart, signed=True, of=seeds))
         row.append(_number(point.arrived))
         row += [_megabytes(point.bytes_, way) for way in ("team_up", "device_up")]
         row.append(_setting(point))
@@ -243,11 +243,13 @@ def _text(at: Any) -> str:
     return at if isinstance(at, str) else f"{at:g}"
 
 
-def _percent(found: Interval | None, signed: bool = False) -> str:
+def _percent(found: Interval | None, signed: bool = False, of: int = 0) -> str:
+    """With how many seeds did not diverge, if any of them did."""
     if found is None:
         return "–"
     text = f"{100 * found.mean:{'+' if signed else ''}.2f}"
-    return text if found.half is None else f"{text} ± {100 * found.half:.2f}"
+    text += "" if found.half is None else f" ± {100 * found.half:.2f}"
+    return f"{text} ({found.count} of {of})" if found.count < of else text
 
 
 def _number(found: Interval | None) -> str:

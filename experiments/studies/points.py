@@ -65,6 +65,11 @@ def mean(point: Point, label: str, score: str = "accuracy") -> Interval | None:
     return interval(values) if values else None
 
 
+def seeds(point: Point) -> int:
+    """How many were trained, also those that diverged."""
+    return max((len(own["accuracy"]) for own in point.scores.values()), default=0)
+
+
 def difference(point: Point, base: Point, label: str) -> Interval | None:
     """Paired by seed, in accuracy."""
     ours, theirs = (p.scores.get(label, {}).get("accuracy") for p in (point, base))

@@ -44,11 +44,16 @@ def _speakers():
 
 
 def _lines(name, quick):
-    # Eight settings whose pulls go as the inverse of the step size.
-    grid = grids.grid("permfl", _LR)
+    # Eight settings whose pulls go as the inverse of the step size, βγ = 1 and 4.
+    grid = [
+        {**setting, "server_lr": reach * setting["server_lr"]}
+        for setting in grids.grid("permfl", _LR)
+        for reach in (1, 4)
+    ]
+    paper = tuple(study.paper(step["device_lr"]) for step in _LADDER)
     lines: tuple[study.Line, ...] = (
-        ("PerMFL, paper's values", "permfl", (study.paper(_LADDER[0]["device_lr"]),)),
-        ("PerMFL", "permfl", grid[::2] if quick else grid),
+        ("PerMFL, paper's values", "permfl", paper),
+        ("PerMFL", "permfl", tuple(grid[::4] if quick else grid)),
         *((line, method, _LADDER) for line, method in _OTHERS.items()),
     )
     arms = []

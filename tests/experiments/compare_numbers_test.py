@@ -273,9 +273,10 @@ def test_a_cell_is_written_whole_and_others_are_refused(tmp_path):
     assert [p.name for p in (tmp_path / "cells" / "c").iterdir()] == ["permfl.json"]
     with pytest.raises(InputError, match=r"other settings \(differing: seeds\)"):
         store.read("c", "permfl", {"seeds": [1]})
-    (tmp_path / "cells" / "c" / "permfl.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="is damaged"):
-        store.read("c", "permfl", {"seeds": [0]})
+    for damaged in ("{", '{"identity": 5}', "[]"):
+        (tmp_path / "cells" / "c" / "permfl.json").write_text(damaged, "utf-8")
+        with pytest.raises(InputError, match="is damaged"):
+            store.read("c", "permfl", {"seeds": [0]})
 
 
 @pytest.mark.parametrize("lr", [0.005, 0.05, 5.0, 20.0])

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shlex
 
 import jax
 import numpy as np
@@ -53,9 +54,9 @@ def test_exact_curves_have_a_value_at_each_place(name):
 
 
 @functools.cache
-def exact(name, *given, quick=False):
+def exact(name, quick=False):
     with flagsaver.flagsaver():
-        values = parsed(*given)
+        values = parsed()
         first = cells.plan(studies.STUDIES[name], quick, values)[0]
         return studies.STUDIES[name].exact(cells.config_of(first, values))
 
@@ -81,7 +82,6 @@ def test_predicted_gains_are_those_of_the_loops_that_are_trained():
     for curves, k, ell in (
         (exact("ablations"), 5, 10),
         (exact("ablations", quick=True), 4, 5),
-        (exact("ablations", "--device_steps=7"), 5, 7),
     ):
         found = value(curves, "gain, β", "h = 0.1", 0.6)
         assert found == pytest.approx(gone_in_a_round(0.1, *numbers, k, ell))
@@ -142,11 +142,53 @@ def test_arms_on_the_same_flags_train_together():
 
 
 def test_the_users_flags_replace_the_studys_and_not_the_arms():
+    listed = of(one(given="--batch_size=16"))
     with flagsaver.flagsaver():
-        values = parsed("--num_rounds=8", "--batch_size=4")
-        plan = cells.plan(of(one(given="--batch_size=16")), False, values)
+        values = parsed("--num_rounds=8")
+        plan = cells.plan(listed, False, values)
         found = cells.config_of(plan[0], values)
     assert (found.num_rounds, found.batch_size, found.team_steps) == (8, 16, 2)
+    with (
+        flagsaver.flagsaver(),
+        pytest.raises(InputError, match="--batch_size cannot be used: it is what"),
+    ):
+        cells.plan(listed, False, parsed("--batch_size=4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("auto", "--nokeep_personal", "permfl_balanced reads what devices keep"),
+        ("few_teams", "--teams_per_round=1", "--teams_per_round cannot be used"),
+        ("imbalance", "--weights=samples", "--weights cannot be used"),
+    ],
+)
+def test_what_an_arm_cannot_take_is_told_before_anything_trains(name, given, sentence):
+    def check(values):
+        cells.check(cells.plan(studies.STUDIES[name], False, values), values)
+
+    with flagsaver.flagsaver(), pytest.raises(InputError, match=sentence):
+        check(parsed(given))
+
+
+def test_the_command_repeats_itself():
+    with flagsaver.flagsaver():
+        values = parsed("--seeds=3,4", "--num_rounds=2", "--devices_per_team=2,3")
+        command = study._command("text", True, values)
+    assert "--seeds=3,4" in command
+    with flagsaver.flagsaver():
+        again = parsed(*shlex.split(command)[4:], "--quick")
+        assert (again.seeds, again.num_rounds) == (["3", "4"], 2)
+        assert again.devices_per_team == ["2", "3"]
+
+
+def test_seeds_that_diverged_are_told_in_the_table():
+    setting = {"device_lr": LR}
+    listed = (one(settings=(setting,)),)
+    tried = cell(result(setting, "PM", [0.97, None, None], [0.9, None, None]))
+    asked = of(*listed)
+    text = page.table(asked, points.of([(listed[0], tried)], asked), ())
+    assert "97.00 (1 of 3)" in text
 
 
 def cell(*results):
