@@ -66,16 +66,14 @@ def _too_long(level, high):
 
 def _still(settings):
     """A link that is cut: nothing that devices learn arrives at the server."""
-    links = (("device_prox", "λ"), ("team_prox", "γ"), ("server_lr", "β"))
-    links = (*links, ("team_lr", "η"))
-    cut = [
-        f"{name} ({letter})" for name, letter in links if not getattr(settings, name)
-    ]
+    links = {"device_prox": "λ", "team_prox": "γ", "server_lr": "β", "team_lr": "η"}
+    cut = [name for name in links if not getattr(settings, name)]
     if not cut:
         return []
     return [
-        f"The global model will stay as it began, because {' and '.join(cut)} is 0; "
-        f"raise --hparam={cut[0].split()[0]}."
+        "The global model will stay as it began, because "
+        f"{' and '.join(f'{name} ({links[name]})' for name in cut)} is 0; "
+        f"raise --hparam={cut[0]}."
     ]
 
 

@@ -60,7 +60,7 @@ def put(tree: Params, index: jax.Array | None, rows: Params) -> Params:
 
 
 def where(chosen: jax.Array, new: Params, old: Params) -> Params:
-    """Rows of `new` where `chosen` `[A]`, or all where it is `[]`, else of `old`.
+    """Rows of `new` where `chosen` `[A]`, or all where `[]`, else `old`; to the bit.
 
     Examples:
       >>> where(jnp.array([True, False]), jnp.ones(2), jnp.zeros(2)).tolist()

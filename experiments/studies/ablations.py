@@ -64,13 +64,16 @@ def _shares(quick):
 
 def _exact(config):
     """How much of its way GM goes in a round, for a scalar curvature h."""
-    loops = {name: getattr(config, name) for name in _LOOPS.values()}
 
-    def gain(curvature, **changed):
-        setting = {**study.paper(_LR), **loops, **changed}
-        k, ell = (int(setting.pop(name)) for name in _LOOPS.values())
+    def gain(
+        curvature,
+        team_steps=config.team_steps,
+        device_steps=config.device_steps,
+        **changed,
+    ):
+        setting = study.paper(_LR) | changed
         return theory.progress(
-            curvature, team_steps=k, device_steps=ell, **setting
+            curvature, team_steps=team_steps, device_steps=device_steps, **setting
         ).server
 
     curves = []

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from step_sizes import mixing
 
 from experiments import (
     convergence,
@@ -78,17 +79,6 @@ def small():
     return problem, f
 
 
-def mixing(settings):
-    """α, λ, a, b, g."""
-    return {
-        "alpha": settings.device_lr,
-        "lam": settings.device_prox,
-        "a": settings.team_lr * settings.device_prox,
-        "b": settings.team_lr * settings.team_prox,
-        "g": settings.server_lr * settings.team_prox,
-    }
-
-
 def subject_of(problem, **more):
     devices = quadratics.federation_of(problem)
     return watch.Subject(quadratics.loss, devices, Sampler.of(devices), **more)
@@ -117,8 +107,6 @@ def test_distances_are_those_of_a_plain_loop(small):
                     f.team,
                     **mixing(chosen._replace(server_lr=server_lr)),
                     rounds=1,
-                    team_steps=2,
-                    device_steps=3,
                 )
                 wanted = {
                     "server/to_optimum": np.linalg.norm(gx - x),
@@ -168,8 +156,7 @@ def cell_oracle(cell):
         problem.team_weight,
     )
     chosen = cell.settings
-    loops = {"team_steps": chosen.team_steps, "device_steps": chosen.device_steps}
-    matrix, vector = oracles.round_map(f, **mixing(chosen), **loops)
+    matrix, vector = oracles.round_map(f, **mixing(chosen))
     best, _, _ = oracles.optimum(f, chosen.device_prox, chosen.team_prox)
     fixed = np.linalg.solve(eye - matrix, vector)
     return max(abs(np.linalg.eigvals(matrix))), np.linalg.norm(fixed - best)
@@ -293,9 +280,7 @@ def test_newton_finds_the_optimum_of_quadratics(small):
 def test_the_linearised_round_of_quadratics_is_the_round(small):
     problem, f = small
     chosen = quadratic_cells.settings(2, 3)
-    matrix, vector = oracles.round_map(
-        f, **mixing(chosen), team_steps=2, device_steps=3
-    )
+    matrix, vector = oracles.round_map(f, **mixing(chosen))
     found = reference_optimum.linearise(
         subject_of(problem), jnp.ones(3), chosen, np.zeros(3)
     )
