@@ -1,10 +1,14 @@
 """How far devices and teams are apart, and how noisy that is: one look at x a round.
 
 Everybody who acts reads two gradients of one mini-batch at the same point x: the mean
-over its samples, g, and one with random signs before the samples. The first differs
+over its samples, g, and one with random signs before the samples, u. The first differs
 between devices because their optima differ AND because samples are few; the second
 knows only of the samples. So the second is what has to be subtracted from the spread of
-the first. docs/permfl_auto.md has the derivation.
+the first.
+
+At x samples also differ because x does not suit the device. That goes away as it
+learns, so what its samples are worth, and the curvature along their noise, are read at
+its own model θ, by a second u. docs/permfl_auto.md has the derivation.
 
 All spreads are those of gradients, h² times those of optima; only ratios are used.
 """
@@ -34,9 +38,9 @@ class Spreads(NamedTuple):
         below 0. Half of both spreads where one device of each team acts.
       team: of the teams' mean gradients at x, without that of devices and samples. At
         a fitted x the spread between teams; before, also how far x is from them.
-      sample: between the samples of a device.
-      curved: gᵀHg, mean over devices.
-      energy: gᵀg, likewise; `curved / energy` is the curvature h.
+      sample: between the samples of a device, at its own model.
+      curved: uᵀHu there, mean over devices; with g for u where samples do not differ.
+      energy: uᵀu, likewise; `curved / energy` is the curvature h.
     """
 
     device: jax.Array
@@ -47,12 +51,14 @@ class Spreads(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """Of one device: g, and the squares of what it and its samples say."""
+    """Of one device: g at x, squares of what it and its samples say, there and at θ."""
 
     gradient: Params
     energy: jax.Array
     noise: jax.Array
+    at_own: jax.Array  # as `noise`, at θ; so are the two below
     curved: jax.Array
+    along: jax.Array
 
 
 def look(
@@ -64,12 +70,13 @@ def look(
     cursor: jax.Array,
     teams: jax.Array | None,
     server: Params,
+    own: Params | Shared,
     federation: Federation,
 ) -> tuple[Spreads, jax.Array]:
     """The spreads and the loss at x, by the mini-batch each device is about to use.
 
-    Costs two gradients and a product with a Hessian, about four gradients of K·L. The
-    devices of a team send it a gradient; a team sends the server nine numbers.
+    Costs four gradients and a product with a Hessian, about six gradients of K·L. The
+    devices of a team send it a gradient; a team sends the server eleven numbers.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -80,13 +87,15 @@ def look(
       cursor: `[A]` int32, number of the mini-batch; it is not used up.
       teams: `[m]`, those that act, or `None` for all.
       server: x.
+      own: θ, leaves `[A, ...]`, or `Shared` models of their teams; who has not acted
+        yet takes x.
       federation: the data.
     """
     steps = Steps(
         signed(loss_fn),
         schedule,
         keys.batch_key(key),
-        jnp.float32(0),
+        cursor == 0,
         federation,
         rule=_read,
         count=1,
@@ -97,7 +106,7 @@ def look(
     acting = sampler.acting_teams
     at_x = Shared(tree.stack(server, acting))
     mean, reading, loss = local.train_mean(
-        steps, cohort, cursor, at_x, None, weight, acting
+        steps, cohort, cursor, at_x, own, weight, acting
     )
     size = jax.vmap(square)(mean)
     count = cohort.take(federation.train.count)
@@ -119,8 +128,10 @@ class _Sums(NamedTuple):
     noise: jax.Array  # 1 / r
     own_noise: jax.Array  # p / r
     sample: jax.Array  # r u²
+    at_own: jax.Array  # the same at θ
     freedom: jax.Array  # 1 - 1 / r
     curved: jax.Array
+    along: jax.Array
     loss: jax.Array
 
 
@@ -137,8 +148,10 @@ def _team_sums(cohort, acting, reading, loss, weight, seen):
             1 / seen,
             share / seen,
             seen * reading.noise,
+            seen * reading.at_own,
             1 - 1 / seen,
             reading.curved,
+            reading.along,
             loss,
         )
         return cohort.sum_over_chips(tree.segment_sum(rows, share, own, here))
@@ -176,9 +189,9 @@ def _spreads(sums, size, every_team, teams):
     return Spreads(
         device,
         team,
-        sample,
+        ratio(sums.at_own.sum(), sums.freedom.sum()),
         (team_share * sums.curved).sum(),
-        (team_share * sums.energy).sum(),
+        (team_share * sums.along).sum(),
     ), (team_share * sums.loss).sum()
 
 
@@ -213,25 +226,35 @@ def signed(loss_fn: LossFn) -> LossFn:
 
 
 def _read(step: Step, start: _Reading) -> tuple[_Reading, jax.Array]:
-    """One device's reading at the model in `start.gradient`."""
-    x = start.gradient
-    tilt = jnp.zeros((), start.energy.dtype)
-    loss, (gradient, twin, mean_sign) = step.gradient((x, x, tilt))
-    # Around the mean of the samples; the signs of few samples do not cancel.
-    noise = jax.tree.map(lambda u, g: u - mean_sign.astype(g.dtype) * g, twin, gradient)
+    """One device's reading at x, in `start.gradient`, and at θ, the anchor."""
+    x, first = start.gradient, step.rates
+    own = tree.where(first, x, step.anchor)
+    loss, gradient, noise = _noise_at(step, x)
+    _, _, own_noise = _noise_at(step, own)
+    loud = square(own_noise)
+    # Where all samples say the same, the way of the device itself.
+    way = tree.where(loud > 0, own_noise, gradient)
 
     def at(params):
-        return step.gradient((params, x, tilt))[1][0]
+        return step.gradient((params, own, jnp.zeros_like(loud)))[1][0]
 
-    _, curved = jax.jvp(at, (x,), (gradient,))
-    squares = square(gradient), square(noise), dot(gradient, curved)
+    _, curved = jax.jvp(at, (own,), (way,))
+    squares = square(gradient), square(noise), loud, dot(way, curved), square(way)
     return _Reading(gradient, *squares), loss
+
+
+def _noise_at(step, model):
+    """The loss, g, and u: around g, as the signs of few samples do not cancel."""
+    tilt = jnp.zeros((), jnp.result_type(*jax.tree.leaves(model)))
+    loss, (gradient, twin, sign) = step.gradient((model, model, tilt))
+    noise = jax.tree.map(lambda u, g: u - sign.astype(g.dtype) * g, twin, gradient)
+    return loss, gradient, noise
 
 
 def _blank(start, anchor):
     del anchor
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(start)))
-    return _Reading(start, zero, zero, zero)
+    return _Reading(start, *[zero] * (len(_Reading._fields) - 1))
 
 
 def _split(reading):

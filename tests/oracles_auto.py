@@ -27,13 +27,19 @@ def _bisect(reached, share, most):
     return (low + high) / 2
 
 
-def read(hessian, samples, sign, x, groups, p, all_q, acting):
-    """The five numbers of a round: S_d, S_t, sample variance, gᵀHg and gᵀg.
+def _noise(hessian, samples, sign, at):
+    """Mean of the samples' gradients with signs, less the mean sign's part."""
+    each = hessian @ at - samples
+    return ((sign - sign.mean())[:, None] * each).mean(axis=0)
+
+
+def read(hessian, samples, sign, x, own, groups, p, all_q, acting):
+    """The five numbers of a round: S_d, S_t; at own sample variance, uᵀHu and uᵀu.
 
     groups: acting devices of each acting team; all_q: weights of all teams.
     """
     q = all_q[acting] / all_q[acting].sum()
-    within = freedom = noise_sum = noise_freedom = curved = energy = 0.0
+    within = freedom = noise_sum = noise_freedom = own_sum = curved = energy = 0.0
     teams = []
     for i, group in enumerate(groups):
         share = np.array([p[j] for j in group])
@@ -42,14 +48,16 @@ def read(hessian, samples, sign, x, groups, p, all_q, acting):
         mean = sum(s * g[j] for s, j in zip(share, group, strict=True))
         for s, j in zip(share, group, strict=True):
             n = len(samples[j])
-            each = hessian[j] @ x - samples[j]
-            signed = ((sign[j] - sign[j].mean())[:, None] * each).mean(axis=0)
+            signed = _noise(hessian[j], samples[j], sign[j], x)
             noise_sum += s * n * (signed @ signed)
+            u = _noise(hessian[j], samples[j], sign[j], own[j])
+            own_sum += s * n * (u @ u)
+            u = u if u @ u > 0 else g[j]
             noise_freedom += s * (1 - 1 / n)
             within += s * ((g[j] - mean) @ (g[j] - mean))
             freedom += s * (1 - s)
-            curved += q[i] * s * (g[j] @ hessian[j] @ g[j])
-            energy += q[i] * s * (g[j] @ g[j])
+            curved += q[i] * s * (u @ hessian[j] @ u)
+            energy += q[i] * s * (u @ u)
         teams.append((mean, share, [len(samples[j]) for j in group]))
     sample = noise_sum / noise_freedom if noise_freedom else 0.0
     known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
@@ -66,7 +74,8 @@ def read(hessian, samples, sign, x, groups, p, all_q, acting):
         team += weight * (mean @ mean / fitted - part * own)
     if not freedom:
         team = both / 2
-    return np.array([device, team, sample, curved, energy])
+    at_own = own_sum / noise_freedom if noise_freedom else 0.0
+    return np.array([device, team, at_own, curved, energy])
 
 
 def loss_at(hessian, samples, x, groups, p, q):
@@ -155,7 +164,8 @@ def permfl_auto_loop(
         share = q[acting] / q[acting].sum()
         groups = [list(devices(t, 0, i)) for i in acting]
         sign = {j: signs(j, taken[j]) for group in groups for j in group}
-        now = read(hessian, samples, sign, x, groups, p, q, acting)
+        own = np.where(taken[:, None] > 0, theta, x)
+        now = read(hessian, samples, sign, x, own, groups, p, q, acting)
         loss = loss_at(hessian, samples, x, groups, p, share)
         if beyond > 0 and loss > worst:
             x, reach = x - beyond * last, reach - beyond

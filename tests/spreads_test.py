@@ -7,6 +7,7 @@ import pytest
 
 from permfl_jax import spreads
 from permfl_jax.federation import from_arrays
+from permfl_jax.local import Shared
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
@@ -32,7 +33,8 @@ def looked(counts, batch_size, draws=(None, None), seeds=10):
         cursor = jnp.ones(len(cohort.slot), jnp.int32)
         x = jnp.zeros(DIM)
         found, _ = spreads.look(
-            loss, schedule, sampler, key, cohort, cursor, teams, x, federation
+            *(loss, schedule, sampler, key, cohort, cursor, teams),
+            *(x, Shared(jnp.ones((sampler.acting_teams, DIM))), federation),
         )
         return found
 
@@ -74,7 +76,8 @@ def test_alike_teams_of_unequal_weight_are_not_taken_for_different():
         key = jax.random.key(seed)
         cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
         cursor, x = jnp.zeros(40, jnp.int32), jnp.asarray(y.mean(axis=0))
-        given = (loss, schedule, sampler, key, cohort, cursor, None, x, federation)
+        own = jnp.ones((40, DIM))
+        given = (loss, schedule, sampler, key, cohort, cursor, None, x, own, federation)
         found.append(spreads.look(*given)[0].team / (4 * DIM))
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found)) < 0.02
 
@@ -87,7 +90,8 @@ def test_one_device_of_the_only_team_is_half_trusted():
     cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
     found, _ = spreads.look(
         *(loss, Schedule(batch_size=None), sampler, key, cohort),
-        *(jnp.zeros(1, jnp.int32), None, jnp.zeros(DIM), federation),
+        *(jnp.zeros(1, jnp.int32), None, jnp.zeros(DIM), jnp.ones((1, DIM))),
+        federation,
     )
     assert found.device == pytest.approx(found.sample / 9)
     assert found.sample > 0
@@ -107,7 +111,7 @@ def test_halves_stay_halves_where_noise_leaves_less_than_nothing():
     sums = spreads._Sums(
         *(
             jnp.full(2, x, jnp.float32)
-            for x in (5.0, 1 - 6e-8, 0.5, 0.5, 9.0, 0.5, 1, 3)
+            for x in (5.0, 1 - 6e-8, 0.5, 0.5, 9.0, 9.0, 0.5, 1, 1, 3)
         )
     )
     size, teams = jnp.full(2, 3, jnp.float32), jnp.full(2, 0.5, jnp.float32)
@@ -135,6 +139,7 @@ def test_one_sample_tells_nothing_of_samples_and_one_team_nothing_of_teams():
         jnp.zeros(2, jnp.int32),
         None,
         jnp.zeros(DIM),
+        jnp.ones((2, DIM)),
         federation,
     )
     assert alone.team <= 0

@@ -4,10 +4,11 @@
 
 Where PerMFL's pulls come from an analyst and a grid, here they are what makes θ and w
 the best linear estimates in a random-effects model: σ_t² is how far teams are apart,
-σ_d² devices of a team, τ² what few samples add. All are read at x, once a round, from
-one mini-batch of every device that acts (`spreads`), smoothed over rounds, and turned
-into the numbers of Algorithm 1 for loops as short as they are (`pulls`). What is
-derived, and what was measured: docs/permfl_auto.md. Evaluated: PM = θ, TM = w, GM = x.
+σ_d² devices of a team, τ² what few samples add. They are read once a round, from one
+mini-batch of every device that acts, at x and at the device's own model, or at its
+team's where devices keep none (`spreads`); smoothed over rounds; and turned into the
+numbers of Algorithm 1 for loops as short as they are (`pulls`). What is derived, and
+what was measured: docs/permfl_auto.md. Evaluated: PM = θ, TM = w, GM = x.
 
 β moves x by `reach`, in units of the whole way to where the teams want it. A round with
 more than half of its direction in common with the one before raises it; one that turns
@@ -29,6 +30,7 @@ from permfl_jax import hparams as checks
 from permfl_jax import reach as reaching
 from permfl_jax.algorithms import permfl as given
 from permfl_jax.cohort import Cohort
+from permfl_jax.local import Shared
 from permfl_jax.participation import Sampler
 from permfl_jax.reach import Reach
 from permfl_jax.schedule import Schedule
@@ -113,7 +115,7 @@ class HParams:
 
 
 def permfl_auto(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
-    """PerMFL that measures its pulls. A round costs about four gradients more.
+    """PerMFL that measures its pulls. A round costs about six gradients more.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -191,6 +193,9 @@ class _PerMFLAuto(NamedTuple):
         """The state with this round's reading; or at an x less far, and without it."""
         draw_key = keys.participation_key(key, state.round)
         cohort = self.sampler.draw_devices(draw_key, jnp.int32(0), teams, federation)
+        own = Shared(tree.take(state.team, teams))
+        if self.schedule.keep_personal:
+            own = cohort.take(state.device)
         new, loss = spreads.look(
             self.loss_fn,
             self.schedule,
@@ -200,6 +205,7 @@ class _PerMFLAuto(NamedTuple):
             cohort.take(state.cursor),
             teams,
             state.server,
+            own,
             federation,
         )
         learned = state.extra
