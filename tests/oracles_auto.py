@@ -146,12 +146,14 @@ def permfl_auto_loop(
     q,
     teams,
     devices,
+    keep=True,
 ):
     """(x, w [M, P], θ [D, P], the last λ [D]).
 
     hessian: [D] matrices; samples: [D] arrays [n, P], a device's gradient at θ is the
     mean of `hessian @ θ - sample`. signs: (device, steps it has taken) -> [n].
-    teams: t -> who acts; devices: (t, k, i) -> who acts of team i.
+    teams: t -> who acts; devices: (t, k, i) -> who acts of team i. keep: devices have
+    models of their own, else those of their teams stand for them.
     """
     p, q = np.asarray(p, float), np.asarray(q, float) / np.sum(q)
     count = np.array([len(rows) for rows in samples], float)
@@ -164,7 +166,7 @@ def permfl_auto_loop(
         share = q[acting] / q[acting].sum()
         groups = [list(devices(t, 0, i)) for i in acting]
         sign = {j: signs(j, taken[j]) for group in groups for j in group}
-        own = np.where(taken[:, None] > 0, theta, x)
+        own = np.where(taken[:, None] > 0, theta if keep else w[team], x)
         now = read(hessian, samples, sign, x, own, groups, p, q, acting)
         loss = loss_at(hessian, samples, x, groups, p, share)
         if beyond > 0 and loss > worst:

@@ -52,6 +52,44 @@ def looked(counts, batch_size, draws=(None, None), seeds=10):
     return spreads.Spreads(*np.mean(found, axis=(0, 2)) / (4 * DIM))
 
 
+def regression(theta, batch):
+    return (batch["u"] @ theta - batch["y"]) ** 2 / 2
+
+
+@pytest.mark.parametrize("acted", [True, False])
+def test_what_does_not_suit_x_is_not_noise(acted):
+    """Of least squares: u² is s² tr H/r at the truth, at x far more; h is trH²/trH.
+
+    Who has not acted has no model but x, whatever its row holds.
+    """
+    rng, variances, error = np.random.default_rng(0), np.geomspace(0.2, 3, 6), 0.5
+    u = rng.normal(size=(8, 500, 6)) * np.sqrt(variances)
+    truth = rng.normal(size=(8, 6))
+    y = np.einsum("jnd,jd->jn", u, truth) + error * rng.normal(size=(8, 500))
+    rows = [{"u": a, "y": b} for a, b in zip(u, y, strict=True)]
+    federation = from_arrays(rows, np.repeat([0, 1], 4).tolist())
+    schedule, sampler = Schedule(batch_size=None), Sampler.of(federation)
+    cohort = sampler.draw_devices(jax.random.key(0), jnp.int32(0), None, federation)
+    cursor = jnp.full(8, int(acted), jnp.int32)
+
+    def look(key):
+        given = (regression, schedule, sampler, key, cohort, cursor, None)
+        return spreads.look(*given, jnp.zeros(6), jnp.asarray(truth), federation)[0]
+
+    found = jax.vmap(look)(jax.random.split(jax.random.key(1), 200))
+    sample = found.sample.mean() / variances.sum()
+    curvature = found.curved.sum() / found.energy.sum()
+    # x misses a truth by δ: E (uᵀδ)² u² - (Hδ)² is δᵀHδ tr H + δᵀH²δ.
+    misfit = truth**2 @ variances + truth**2 @ variances**2 / variances.sum()
+    wanted = error**2 if acted else error**2 + misfit.mean()
+    assert sample == pytest.approx(wanted, rel=0.1)
+    if acted:
+        wanted = (variances**2).sum() / variances.sum()
+        assert curvature == pytest.approx(wanted, rel=0.1)
+    # Between optima, whatever the noise: tr H² a device, σ_d = 1.
+    assert found.device.mean() == pytest.approx((variances**2).sum(), rel=0.6)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "draws"), [(None, (None, None)), (4, (None, None)), (4, (2, 2))]
 )

@@ -52,7 +52,10 @@ STUDY = Study(
     exact=auto_risk.curves,
     axes={
         "accuracy": ("dataset", "accuracy"),
-        auto_risk.PANEL: ("σ_t (σ_d = τ = 1)", "risk of θ over the least, trained"),
+        **dict.fromkeys(
+            auto_risk.PANELS,
+            ("σ_t (σ_d = τ = 1)", "risk of θ over the least, trained"),
+        ),
     },
     apart=True,
 )
