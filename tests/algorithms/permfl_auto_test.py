@@ -12,11 +12,12 @@ import pytest
 from federations import quadratic_federation, quadratic_loss
 from worlds import SEED, run_from, traced, vectors, world
 
-from permfl_jax import keys, runner
+from permfl_jax import keys, runner, spreads
 from permfl_jax import reach as reaching
 from permfl_jax.algorithms import permfl_auto as auto
 from permfl_jax.errors import InputError
 from permfl_jax.federation import from_arrays
+from permfl_jax.local import Shared
 from permfl_jax.participation import Sampler
 from permfl_jax.schedule import Schedule
 
@@ -175,6 +176,40 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     assert away[20] < 0.01 * np.linalg.norm(pooled)
     assert away[60] < 1e-3 * np.linalg.norm(pooled)
     assert max(reach) > 1  # over-relaxed, so that there was something to guard
+
+
+def squared_error(theta, batch):
+    return (batch["u"] @ theta - batch["y"]) ** 2 / 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_samples_are_judged_at_what_devices_have_learned(keep):
+    """At their own models; at their teams' where they keep none."""
+    rng = np.random.default_rng(0)
+    rows = [{"u": rng.normal(size=(20, 3)), "y": rng.normal(size=20)} for _ in range(6)]
+    federation = from_arrays(rows, [0, 0, 0, 1, 1, 1])
+    schedule = Schedule(**STEPS, batch_size=None, keep_personal=keep)
+    sampler, key = Sampler.of(federation), jax.random.key(0)
+    method = auto.permfl_auto(squared_error, schedule, sampler)
+    numbers = auto.HParams(device_lr=0.1, memory=0.7).traced()
+    start = runner.start(method, jnp.full(3, 5.0), federation)
+    run = runner.run(method, key, numbers, start, federation, 2)
+    before, after = (jax.device_get(state) for state, _ in run)
+
+    def read(own):
+        cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
+        given = (squared_error, schedule, sampler, key, cohort, before.cursor, None)
+        new, _ = spreads.look(*given, before.server, own, federation)
+        return float(0.7 * before.extra.spreads.sample + 0.3 * new.sample)
+
+    teams, servers = (
+        Shared(jnp.asarray(models))
+        for models in (before.team, np.tile(before.server, (2, 1)))
+    )
+    own = jnp.asarray(before.device) if keep else teams
+    assert after.extra.spreads.sample == pytest.approx(read(own), rel=1e-10)
+    for other in (servers, teams) if keep else (servers,):
+        assert after.extra.spreads.sample != pytest.approx(read(other), rel=1e-3)
 
 
 def flat_then_steep(theta, batch):
