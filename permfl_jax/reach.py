@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from permfl_jax import tree
-from permfl_jax.spreads import dot, ratio, square
+from permfl_jax.spreads import ratio
 from permfl_jax.types import Params
 
 # Agreement of two rounds above which x may go further: there, the next one would go
@@ -61,8 +61,8 @@ def after(reach: Reach, residual: Params, least: jax.Array, memory: jax.Array) -
       least: `[]`, plain averaging: the length never falls below.
       memory: `[]`, weight of earlier agreement.
     """
-    before, now = square(reach.residual), square(residual)
-    agreement = ratio(dot(residual, reach.residual), before)
+    before, now = tree.square(reach.residual), tree.square(residual)
+    agreement = ratio(tree.dot(residual, reach.residual), before)
     damped = jnp.clip(agreement, 0, _DAMPED)  # the agreement that is wanted
     factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
     factor = jnp.where(now > _GROWN * before, _SLOWER, jnp.maximum(factor, _SLOWER))

@@ -242,3 +242,15 @@ def finite_rows(tree: Params) -> jax.Array:
     ]
     count = jax.tree.leaves(tree)[0].shape[0]
     return jnp.stack(rows).all(axis=0) if rows else jnp.ones(count, bool)
+
+
+def dot(one: Params, other: Params) -> jax.Array:
+    """`[]`: sum of the products of all numbers of two models."""
+    leaves = zip(*map(jax.tree.leaves, (one, other)), strict=True)
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(one)))
+    return sum((jnp.vdot(a, b) for a, b in leaves), start=zero)
+
+
+def square(model: Params) -> jax.Array:
+    """`[]`: sum of the squares of all numbers of a model."""
+    return dot(model, model)

@@ -23,7 +23,7 @@ FLOORS = [
     {"hosts", "meshes", "placement", "pooling"},
     {"rules", "gradient", "weighting", "cohort", "participation", "local", "split"}
     | {"federation", "task", "traffic"},
-    {"aggregation", "flat", "spreads", "pulls", "reach", "uploads"},
+    {"aggregation", "flat", "reading", "spreads", "pulls", "reach", "uploads"},
     {"models"},
     {"data", "partitions", "teams", "measure", "quadratics", "closed_forms"},
     {"assemble", "advice"},

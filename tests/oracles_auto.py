@@ -33,14 +33,16 @@ def _noise(hessian, samples, sign, at):
     return ((sign - sign.mean())[:, None] * each).mean(axis=0)
 
 
-def read(hessian, samples, sign, x, own, groups, p, all_q, acting):
-    """The five numbers of a round: S_d, S_t; at own sample variance, uᵀHu and uᵀu.
+def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
+    """The eight numbers of a round, as `Spreads` has them.
 
-    groups: acting devices of each acting team; all_q: weights of all teams.
+    draws: of each device, signs and halves of its samples; own: a model of each, for
+    those that have taken steps; groups: acting devices of each acting team; all_q:
+    weights of all teams.
     """
     q = all_q[acting] / all_q[acting].sum()
-    within = freedom = noise_sum = noise_freedom = own_sum = curved = energy = 0.0
-    teams = []
+    within = freedom = noise_sum = noise_freedom = 0.0
+    at_own, heard, rough, teams = np.zeros(2), np.zeros(2), np.zeros(2), []
     for i, group in enumerate(groups):
         share = np.array([p[j] for j in group])
         share = share / share.sum()
@@ -48,16 +50,24 @@ def read(hessian, samples, sign, x, own, groups, p, all_q, acting):
         mean = sum(s * g[j] for s, j in zip(share, group, strict=True))
         for s, j in zip(share, group, strict=True):
             n = len(samples[j])
-            signed = _noise(hessian[j], samples[j], sign[j], x)
+            sign, half = draws[j]
+            signed = _noise(hessian[j], samples[j], sign, x)
             noise_sum += s * n * (signed @ signed)
-            u = _noise(hessian[j], samples[j], sign[j], own[j])
-            own_sum += s * n * (u @ u)
-            u = u if u @ u > 0 else g[j]
             noise_freedom += s * (1 - 1 / n)
             within += s * ((g[j] - mean) @ (g[j] - mean))
             freedom += s * (1 - s)
-            curved += q[i] * s * (u @ hessian[j] @ u)
-            energy += q[i] * s * (u @ u)
+            # By half of the samples; H by the others, which count twice.
+            u = _noise(hessian[j], samples[j], sign * half, own[j])
+            if taken[j]:
+                at_own += s * np.array([n * 2 * (u @ u), 1 - 1 / n])
+            if taken[j] and u @ u > 1e-12 * (g[j] @ g[j]):
+                each = hessian[j] @ own[j] - samples[j]
+                v = ((sign * half)[:, None] * each).mean(axis=0)
+                curved = 2 * (1 - half).mean() * (v @ hessian[j] @ v) / (1 - 1 / n)
+                heard += q[i] * s * np.array([curved, v @ v])
+            else:
+                curved = g[j] @ hessian[j] @ g[j]
+                rough += q[i] * s * np.array([curved, g[j] @ g[j]])
         teams.append((mean, share, [len(samples[j]) for j in group]))
     sample = noise_sum / noise_freedom if noise_freedom else 0.0
     known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
@@ -74,8 +84,7 @@ def read(hessian, samples, sign, x, own, groups, p, all_q, acting):
         team += weight * (mean @ mean / fitted - part * own)
     if not freedom:
         team = both / 2
-    at_own = own_sum / noise_freedom if noise_freedom else 0.0
-    return np.array([device, team, at_own, curved, energy])
+    return np.array([device, team, *at_own, *heard, *rough])
 
 
 def loss_at(hessian, samples, x, groups, p, q):
@@ -90,7 +99,9 @@ def loss_at(hessian, samples, x, groups, p, q):
 
 def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement):
     """λ of each device; of each team a, b and how far it goes."""
-    device, between, sample, curved, energy = now
+    device, between, noise, freedom, *curved = now
+    sample = noise / freedom if freedom else 0.0
+    curved, energy = curved[:2] if curved[1] else curved[2:]
     noise = sample * ((1 - alike) / count + alike * (1 / count).mean())
     device = max(device, 0)
     h = np.clip(curved / energy, 1e-6 / alpha, 0.5 / alpha)
@@ -132,7 +143,7 @@ def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement):
 def permfl_auto_loop(
     hessian,
     samples,
-    signs,
+    draws,
     start,
     team,
     *,
@@ -151,7 +162,8 @@ def permfl_auto_loop(
     """(x, w [M, P], θ [D, P], the last λ [D]).
 
     hessian: [D] matrices; samples: [D] arrays [n, P], a device's gradient at θ is the
-    mean of `hessian @ θ - sample`. signs: (device, steps it has taken) -> [n].
+    mean of `hessian @ θ - sample`. draws: (device, steps it has taken) -> signs [n] and
+    halves [n], 0 or 1.
     teams: t -> who acts; devices: (t, k, i) -> who acts of team i. keep: devices have
     models of their own, else those of their teams stand for them.
     """
@@ -159,15 +171,15 @@ def permfl_auto_loop(
     count = np.array([len(rows) for rows in samples], float)
     x, w = start.copy(), np.tile(start, (team.max() + 1, 1))
     theta, taken = np.tile(start, (len(team), 1)), np.zeros(len(team), int)
-    kept, weight, reach, agreement = np.zeros(5), 0.0, 1.0, 1.0
+    kept, weight, reach, agreement = np.zeros(8), 0.0, 1.0, 1.0
     last, beyond, worst = np.zeros_like(start), 0.0, -np.inf
     for t in range(rounds):
         acting = list(teams(t))
         share = q[acting] / q[acting].sum()
         groups = [list(devices(t, 0, i)) for i in acting]
-        sign = {j: signs(j, taken[j]) for group in groups for j in group}
-        own = np.where(taken[:, None] > 0, theta if keep else w[team], x)
-        now = read(hessian, samples, sign, x, own, groups, p, q, acting)
+        drawn = {j: draws(j, taken[j]) for group in groups for j in group}
+        own = theta if keep else w[team]
+        now = read(hessian, samples, drawn, x, own, taken, groups, p, q, acting)
         loss = loss_at(hessian, samples, x, groups, p, share)
         if beyond > 0 and loss > worst:
             x, reach = x - beyond * last, reach - beyond

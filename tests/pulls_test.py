@@ -10,7 +10,7 @@ from permfl_jax.spreads import Spreads
 
 
 def spread(device, team, sample):
-    return Spreads(*map(jnp.float64, (device, team, sample, 1, 1)))
+    return Spreads(*map(jnp.float64, (device, team, 2 * sample, 2, 1, 1, 0, 0)))
 
 
 def shares_of(spreads, counts, alike=0.0, teams=(0, 0, 1), num_teams=2):

@@ -30,6 +30,7 @@ from permfl_jax import hparams as checks
 from permfl_jax import reach as reaching
 from permfl_jax.algorithms import permfl as given
 from permfl_jax.cohort import Cohort
+from permfl_jax.errors import InputError
 from permfl_jax.local import Shared
 from permfl_jax.participation import Sampler
 from permfl_jax.reach import Reach
@@ -82,7 +83,7 @@ class HParams:
       device_lr: α.
       adapt: 0 switches adaptation off: PerMFL with the last four numbers.
       alike: 1 gives all devices one λ, 0 each its own by its samples, or between.
-      memory: weight of the rounds before in what was read at x.
+      memory: weight of the rounds before in what was read.
       team_lr: η, if nothing adapts.
       server_lr: β, likewise.
       device_prox: λ, likewise.
@@ -121,7 +122,15 @@ def permfl_auto(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algori
       loss_fn: `(params, batch) -> losses [B]`.
       schedule: K, L, batches, weights, which teams the server averages.
       sampler: who takes part.
+
+    Raises:
+      InputError: mini-batches of one sample, which do not tell how samples differ.
     """
+    if schedule.batch_size == 1:
+        raise InputError(
+            "--algorithm=permfl_auto reads how the samples of a mini-batch differ, so "
+            "that --batch_size must be 2 or more; got 1."
+        )
     inner = given.PerMFL(loss_fn, schedule, sampler)
     method = _PerMFLAuto(inner, loss_fn, schedule, sampler)
     current = sampler.full and schedule.keep_personal
@@ -233,7 +242,7 @@ class _PerMFLAuto(NamedTuple):
         shares = pulls.best_shares(now, count, numbers.alike, team_sum)
         lr = numbers.given.device_lr.astype(now.energy.dtype)
         # At most half of what α can take, so that there is room for a pull.
-        h = jnp.clip(spreads.ratio(now.curved, now.energy), 1e-6 / lr, 0.5 / lr)
+        h = jnp.clip(now.curvature, 1e-6 / lr, 0.5 / lr)
         prox = pulls.device_pull(shares.device, h, lr, self.schedule.device_steps)
         moved = pulls.device_share(h, lr, prox, self.schedule.device_steps)
         weight = weighting.device_weights(self.schedule, federation)

@@ -32,18 +32,21 @@ GIVEN = {
 ALPHA = {"device_lr": 0.2}
 
 
-def signs_of(federation):
-    """`(device, cursor) -> signs of its samples`, as `spreads.signed` draws them."""
+def draws_of(federation):
+    """`(device, cursor) -> signs, halves of samples`, as `reading.signed` has them."""
     stream = keys.batch_key(jax.random.key(SEED))
     longest = federation.train.max_count
 
-    def signs(j, cursor):
+    def draws(j, cursor):
         _, noise = jax.random.split(jax.random.fold_in(stream, j))
         block = jax.random.fold_in(jax.random.fold_in(noise, int(cursor)), 0)
-        sign = jax.random.rademacher(jax.random.split(block)[0], (longest,), float)
-        return np.asarray(sign)[: int(federation.train.count[j])]
+        sign_key, _ = jax.random.split(block)
+        sign = jax.random.rademacher(sign_key, (longest,), float)
+        half = jax.random.bernoulli(jax.random.fold_in(sign_key, 1), shape=(longest,))
+        count = int(federation.train.count[j])
+        return np.asarray(sign)[:count], np.asarray(half, float)[:count]
 
-    return signs
+    return draws
 
 
 @pytest.mark.parametrize(("alike", "keep"), [(0.0, True), (1.0, True), (0.0, False)])
@@ -54,7 +57,7 @@ def test_every_tier_equals_the_plain_loop(name, alike, keep):
     x, w, theta, pulls = oracles_auto.permfl_auto_loop(
         [np.asarray(train.pool["hessian"])[i] for i in np.asarray(train.start)],
         np.split(np.asarray(train.pool["linear"]), np.asarray(train.start)[1:]),
-        signs_of(place.federation),
+        draws_of(place.federation),
         place.start,
         place.team,
         alpha=0.2,
@@ -178,6 +181,11 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     assert max(reach) > 1  # over-relaxed, so that there was something to guard
 
 
+def test_one_sample_at_a_time_is_refused():
+    with pytest.raises(InputError, match=r"^--algorithm=permfl_auto .*2 or more; got"):
+        auto.permfl_auto(distance, Schedule(batch_size=1), Sampler((2,)))
+
+
 def squared_error(theta, batch):
     return (batch["u"] @ theta - batch["y"]) ** 2 / 2
 
@@ -200,16 +208,16 @@ def test_samples_are_judged_at_what_devices_have_learned(keep):
         cohort = sampler.draw_devices(key, jnp.int32(0), None, federation)
         given = (squared_error, schedule, sampler, key, cohort, before.cursor, None)
         new, _ = spreads.look(*given, before.server, own, federation)
-        return float(0.7 * before.extra.spreads.sample + 0.3 * new.sample)
+        return float(0.7 * before.extra.spreads.noise + 0.3 * new.noise)
 
     teams, servers = (
         Shared(jnp.asarray(models))
         for models in (before.team, np.tile(before.server, (2, 1)))
     )
     own = jnp.asarray(before.device) if keep else teams
-    assert after.extra.spreads.sample == pytest.approx(read(own), rel=1e-10)
+    assert after.extra.spreads.noise == pytest.approx(read(own), rel=1e-10)
     for other in (servers, teams) if keep else (servers,):
-        assert after.extra.spreads.sample != pytest.approx(read(other), rel=1e-3)
+        assert after.extra.spreads.noise != pytest.approx(read(other), rel=1e-3)
 
 
 def flat_then_steep(theta, batch):
