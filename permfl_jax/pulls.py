@@ -19,7 +19,9 @@ _HALVINGS = 40
 # A team goes at least so far. Where teams do not differ the best is 0, and nobody would
 # ever tell the server anything; 0.2 costs less than 1 % of the risk with 10 devices.
 _LEAST_TEAM_SHARE = 0.2
-_MOST_RELAXED = 1.9
+# Of the curvature along the noise: what devices are at least taken to move by. Without
+# any they would seem to stand still, and x would be thrown far.
+_SOFTEST = 0.01
 
 
 class Shares(NamedTuple):
@@ -67,6 +69,49 @@ def _part(signal, noise):
     return jnp.where(total > 0, signal / jnp.where(total > 0, total, 1), 1)
 
 
+def curvatures(
+    spreads: Spreads, lr: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """h along the noise, h along the ways that devices go, and what λ may be at most.
+
+    Args:
+      spreads: what was read.
+      lr: α.
+    """
+    h = jnp.clip(spreads.curvature, 1e-6 / lr, 1 / lr)
+    soft = jnp.clip(spreads.softer, _SOFTEST * h, h)
+    # Beyond, a device's first step overshoots w where the loss is steep.
+    return h, soft, jnp.maximum(1 / lr - spreads.steepest, 0)
+
+
+def elsewhere(share: jax.Array, here: jax.Array, there: jax.Array) -> jax.Array:
+    """The share at curvature `there` under the pull that gives `share` `here`.
+
+    Exact pulls are the same in all directions: h/(h+λ) has the odds h/λ.
+
+    Examples:
+      >>> float(elsewhere(jnp.float32(0.5), 1.0, 3.0))
+      0.75
+    """
+    return share * there / (share * there + (1 - share) * here)
+
+
+def team_elsewhere(
+    share: jax.Array, device: jax.Array, here: jax.Array, there: jax.Array
+) -> jax.Array:
+    """As `elsewhere`, of a team: its odds are λ/γ times its devices' share.
+
+    Args:
+      share: `[M]`, of the teams at `here`.
+      device: `[M]`, mean of their devices' shares at `here`, 0 to 1.
+      here: h.
+      there: another.
+    """
+    # elsewhere(device, here, there) / device, which is there/here for shares of 0.
+    change = there / (device * there + (1 - device) * here)
+    return elsewhere(share, jnp.ones_like(change), change)
+
+
 def device_share(
     curvature: jax.Array, lr: jax.Array, pull: jax.Array, steps: int
 ) -> jax.Array:
@@ -86,6 +131,8 @@ def team_share(
 ) -> jax.Array:
     """Of the way to the devices' mean in K rounds w <- (1-a-b)w + b x + a mean(θ).
 
+    Where a step goes too far, the next comes back: that is taken for arrived.
+
     Args:
       device: mean of the devices' shares.
       to_devices: a.
@@ -94,14 +141,22 @@ def team_share(
     """
     lifted = to_devices * device
     whole = lifted + to_server
-    return (1 - (1 - whole) ** steps) * lifted / whole
+    left = jnp.maximum(1 - whole, 0) ** steps
+    return (1 - left) * lifted / whole
 
 
 def device_pull(
-    share: jax.Array, curvature: jax.Array, lr: jax.Array, steps: int
+    share: jax.Array, curvature: jax.Array, lr: jax.Array, steps: int, most: jax.Array
 ) -> jax.Array:
-    """λ with which L steps go `share` of the way; 0 if they cannot get so far."""
-    most = jnp.maximum(1 / lr - curvature, 0)  # beyond, the first step overshoots w
+    """λ with which L steps go `share` of the way; 0 if they cannot get so far.
+
+    Args:
+      share: `[D]`, wanted.
+      curvature: h, `[]`.
+      lr: α.
+      steps: L.
+      most: `[]`, that λ may be.
+    """
 
     def reached(pull):
         return device_share(curvature, lr, pull, steps)
@@ -110,24 +165,25 @@ def device_pull(
 
 
 def team_moves(
-    share: jax.Array, device: jax.Array, steps: int
+    share: jax.Array, device: jax.Array, relaxation: jax.Array, steps: int
 ) -> tuple[jax.Array, jax.Array]:
     """(a, b) with which K rounds go `share` of the way, or as far as they can.
 
-    a + b is 1, a mean of devices and server, but where that is too slow: then b is 0
-    and a is up to 1.9, stable whatever the curvature, since devices go 0 to 1 of the
-    way to their optima.
+    Args:
+      share: `[M]`, wanted.
+      device: `[M]`, mean of the devices' shares.
+      relaxation: `[]`, a + b; 1 is a mean of devices and server.
+      steps: K.
     """
 
+    def moves(ratio):
+        return relaxation / (1 + ratio), relaxation * ratio / (1 + ratio)
+
     def reached(ratio):
-        return team_share(device, 1 / (1 + ratio), ratio / (1 + ratio), steps)
+        return team_share(device, *moves(ratio), steps)
 
     # Of the fixed point, which is at least as far as K rounds get.
-    ratio = _solve(reached, share, device * (1 / share - 1))
-    needed = (1 - (1 - share) ** (1 / steps)) / device
-    enough = needed <= 1
-    a = jnp.where(enough, 1 / (1 + ratio), jnp.minimum(needed, _MOST_RELAXED))
-    return a, jnp.where(enough, ratio / (1 + ratio), 0)
+    return moves(_solve(reached, share, device * (1 / share - 1)))
 
 
 def _solve(reached: Callable, share: jax.Array, most: jax.Array) -> jax.Array:

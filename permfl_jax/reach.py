@@ -1,9 +1,10 @@
-"""How far the server goes: further while rounds agree, back where it went too far.
+"""How far server and teams go: further while rounds agree, back where it was too far.
 
 The residual is the way of x to the teams' mean, as if they had gone all of theirs; x
 goes `length` of it. Two residuals in a row are a secant: on a quadratic the part of the
 last that is left, their agreement, is 1 - β·L_F, and below -1 is divergence.
-docs/permfl_auto.md has what was measured.
+docs/permfl_auto.md has what was measured. Of the teams, the last two steps of w in a
+round are such a secant.
 """
 
 from typing import NamedTuple
@@ -22,6 +23,9 @@ _DAMPED = 0.5
 _SLOWER, _FASTER = 0.5, 1.5
 # A residual this many times longer (squared) than the last has grown, whatever its way.
 _GROWN = 4.0
+# The most that a + b may be: below 2 every direction contracts, since devices go 0 to 1
+# of the way to their optima.
+_MOST_RELAXED = 1.9
 
 
 class Reach(NamedTuple):
@@ -63,9 +67,7 @@ def after(reach: Reach, residual: Params, least: jax.Array, memory: jax.Array) -
     """
     before, now = tree.square(reach.residual), tree.square(residual)
     agreement = ratio(tree.dot(residual, reach.residual), before)
-    damped = jnp.clip(agreement, 0, _DAMPED)  # the agreement that is wanted
-    factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
-    factor = jnp.where(now > _GROWN * before, _SLOWER, jnp.maximum(factor, _SLOWER))
+    factor = jnp.where(now > _GROWN * before, _SLOWER, stretch(agreement))
     first = (before == 0) | (now == 0)
     keep = memory.astype(agreement.dtype)
     smooth = keep * reach.agreement + (1 - keep) * jnp.clip(agreement, -1, 1)
@@ -76,6 +78,29 @@ def after(reach: Reach, residual: Params, least: jax.Array, memory: jax.Array) -
         agreement=jnp.where(first, reach.agreement, smooth),
         beyond=length - least,
     )
+
+
+def stretch(agreement: jax.Array) -> jax.Array:
+    """By what to multiply a step size whose steps agree so with those before them.
+
+    Along one direction the agreement is 1 less the step size times the curvature: the
+    next is to agree by 0 where this one turned back, by 1/2 where it went on and on.
+    """
+    damped = jnp.clip(agreement, 0, _DAMPED)
+    factor = (1 - damped) / jnp.maximum(1 - agreement, _DAMPED / _FASTER)
+    return jnp.maximum(factor, _SLOWER)
+
+
+def relaxed(relaxation: jax.Array, along: jax.Array, square: jax.Array) -> jax.Array:
+    """a + b for the next round: 1, a mean of devices and server, to 1.9.
+
+    Args:
+      relaxation: `[]`, a + b of this one.
+      along: `[K, m]`, inner products of each team's steps with the ones before.
+      square: `[K, m]`, squares of the ones before.
+    """
+    agreement = ratio(along[-1].sum(), square[-1].sum())
+    return jnp.clip(stretch(agreement) * relaxation, 1, _MOST_RELAXED)
 
 
 def look(

@@ -34,6 +34,9 @@ class Reading(NamedTuple):
       along: vᵀv.
       rough_curved: gᵀHg at θ or x, if `curved` is 0 for one of these reasons.
       rough_along: gᵀg, likewise.
+      steep: |Hv|², or |Hg|² likewise.
+      travel_curved: δᵀ(g(θ) - g(x)), δ = θ - x; 0 for who has no θ, as the next.
+      travel_along: δᵀδ.
     """
 
     gradient: Params
@@ -45,6 +48,9 @@ class Reading(NamedTuple):
     along: jax.Array
     rough_curved: jax.Array
     rough_along: jax.Array
+    steep: jax.Array
+    travel_curved: jax.Array
+    travel_along: jax.Array
 
 
 def signed(loss_fn: LossFn) -> LossFn:
@@ -81,7 +87,11 @@ def read(step: Step, start: Reading) -> tuple[Reading, jax.Array]:
     x, new = start.gradient, step.rates
     own = tree.where(new, x, step.anchor)
     loss, gradient, _, noise = _noise_at(step, x, _ALL)
-    _, _, signed_half, half_noise = _noise_at(step, own, _HALF)
+    _, own_gradient, signed_half, half_noise = _noise_at(step, own, _HALF)
+    travel, steeper = (
+        jax.tree.map(jnp.subtract, there, here)
+        for there, here in ((own, x), (own_gradient, gradient))
+    )
     energy, along, at_own = map(tree.square, (gradient, signed_half, half_noise))
     heard = ~new & (at_own > _ROUNDING**2 * energy)
     # Not around g, which hangs on the other half.
@@ -104,6 +114,9 @@ def read(step: Step, start: Reading) -> tuple[Reading, jax.Array]:
         along=jnp.where(heard, along, none),
         rough_curved=jnp.where(heard, none, curved),
         rough_along=jnp.where(heard, none, energy),
+        steep=tree.square(change),
+        travel_curved=tree.dot(travel, steeper),
+        travel_along=tree.square(travel),
     ), loss
 
 

@@ -43,6 +43,9 @@ class Spreads(NamedTuple):
       energy: uᵀu, likewise.
       rough_curved: gᵀHg at x of devices that have no u: new ones, or all samples alike.
       rough_energy: gᵀg, likewise.
+      steep: |Hu|², or |Hg|² of those who have no u.
+      travel_curved: δᵀ(g(θ) - g(x)), δ = θ - x, of devices that have acted.
+      travel_energy: δᵀδ, likewise.
     """
 
     device: jax.Array
@@ -53,6 +56,9 @@ class Spreads(NamedTuple):
     energy: jax.Array
     rough_curved: jax.Array
     rough_energy: jax.Array
+    steep: jax.Array
+    travel_curved: jax.Array
+    travel_energy: jax.Array
 
     @property
     def sample(self) -> jax.Array:
@@ -66,6 +72,20 @@ class Spreads(NamedTuple):
             self.energy > 0,
             ratio(self.curved, self.energy),
             ratio(self.rough_curved, self.rough_energy),
+        )
+
+    @property
+    def steepest(self) -> jax.Array:
+        """h along the noise once it has gone through H: nearer to the largest."""
+        return ratio(self.steep, jnp.abs(self.curved + self.rough_curved))
+
+    @property
+    def softer(self) -> jax.Array:
+        """h along the ways that devices have gone from x; as `curvature` before any."""
+        return jnp.where(
+            self.travel_energy > 0,
+            ratio(self.travel_curved, self.travel_energy),
+            self.curvature,
         )
 
 
@@ -86,7 +106,7 @@ def look(
     Or by the one before, where the next is the shorter last one of a pass.
 
     Costs four gradients and a product with a Hessian, about six gradients of K·L. The
-    devices of a team send it a gradient; a team sends the server fourteen numbers.
+    devices of a team send it a gradient; a team sends the server nineteen numbers.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -145,6 +165,9 @@ class _Sums(NamedTuple):
     along: jax.Array
     rough_curved: jax.Array
     rough_along: jax.Array
+    steep: jax.Array
+    travel_curved: jax.Array
+    travel_along: jax.Array
     loss: jax.Array
 
 
@@ -170,6 +193,9 @@ def _team_sums(cohort, acting, read, loss, weight, seen):
             read.along,
             read.rough_curved,
             read.rough_along,
+            read.steep,
+            read.travel_curved,
+            read.travel_along,
             loss,
         )
         return cohort.sum_over_chips(tree.segment_sum(rows, share, own, here))
@@ -213,6 +239,9 @@ def _spreads(sums, size, every_team, teams):
         (team_share * sums.along).sum(),
         (team_share * sums.rough_curved).sum(),
         (team_share * sums.rough_along).sum(),
+        (team_share * sums.steep).sum(),
+        (team_share * sums.travel_curved).sum(),
+        (team_share * sums.travel_along).sum(),
     ), (team_share * sums.loss).sum()
 
 

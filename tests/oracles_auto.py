@@ -15,7 +15,8 @@ def _device_share(h, alpha, lam, steps):
 
 
 def _team_share(device, a, b, steps):
-    return (1 - (1 - a * device - b) ** steps) * a * device / (a * device + b)
+    left = max(1 - a * device - b, 0) ** steps  # what overshoots is taken for arrived
+    return (1 - left) * a * device / (a * device + b)
 
 
 def _bisect(reached, share, most):
@@ -34,7 +35,7 @@ def _noise(hessian, samples, sign, at):
 
 
 def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
-    """The eight numbers of a round, as `Spreads` has them.
+    """The eleven numbers of a round, as `Spreads` has them.
 
     draws: of each device, signs and halves of its samples; own: a model of each, for
     those that have taken steps; groups: acting devices of each acting team; all_q:
@@ -42,7 +43,8 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
     """
     q = all_q[acting] / all_q[acting].sum()
     within = freedom = noise_sum = noise_freedom = 0.0
-    at_own, heard, rough, teams = np.zeros(2), np.zeros(2), np.zeros(2), []
+    at_own, heard, rough, travel = np.zeros((4, 2))
+    steep, teams = 0.0, []
     for i, group in enumerate(groups):
         share = np.array([p[j] for j in group])
         share = share / share.sum()
@@ -65,9 +67,13 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
                 v = ((sign * half)[:, None] * each).mean(axis=0)
                 curved = 2 * (1 - half).mean() * (v @ hessian[j] @ v) / (1 - 1 / n)
                 heard += q[i] * s * np.array([curved, v @ v])
+                steeper = 2 * (1 - half).mean() * (hessian[j] @ v)
             else:
-                curved = g[j] @ hessian[j] @ g[j]
-                rough += q[i] * s * np.array([curved, g[j] @ g[j]])
+                steeper = hessian[j] @ g[j]
+                rough += q[i] * s * np.array([g[j] @ steeper, g[j] @ g[j]])
+            steep += q[i] * s * (steeper @ steeper)
+            gone = (own[j] - x) * taken[j].astype(bool)
+            travel += q[i] * s * np.array([gone @ hessian[j] @ gone, gone @ gone])
         teams.append((mean, share, [len(samples[j]) for j in group]))
     sample = noise_sum / noise_freedom if noise_freedom else 0.0
     known = sum((s * (1 - s) / n).sum() for _, s, n in teams) * sample
@@ -84,7 +90,7 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
         team += weight * (mean @ mean / fitted - part * own)
     if not freedom:
         team = both / 2
-    return np.array([device, team, *at_own, *heard, *rough])
+    return np.array([device, team, *at_own, *heard, *rough, steep, *travel])
 
 
 def loss_at(hessian, samples, x, groups, p, q):
@@ -97,47 +103,64 @@ def loss_at(hessian, samples, x, groups, p, q):
     return total
 
 
-def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement):
-    """λ of each device; of each team a, b and how far it goes."""
+def _odds(share):
+    return share / (1 - share)
+
+
+def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement, whole):
+    """λ of each device; of each team a, b and how far it goes.
+
+    whole: a + b. What the exact pulls are is said by odds: h/λ for a device, and for a
+    team λ/γ times the share of its devices.
+    """
     device, between, noise, freedom, *curved = now
     sample = noise / freedom if freedom else 0.0
-    curved, energy = curved[:2] if curved[1] else curved[2:]
+    steepest = curved[4] / abs(curved[0] + curved[2])
+    travelled = curved[5:]
+    curved, energy = curved[:2] if curved[1] else curved[2:4]
     noise = sample * ((1 - alike) / count + alike * (1 / count).mean())
     device = max(device, 0)
-    h = np.clip(curved / energy, 1e-6 / alpha, 0.5 / alpha)
+    h = np.clip(curved / energy, 1e-6 / alpha, 1 / alpha)
+    soft = travelled[0] / travelled[1] if travelled[1] else h
+    soft = np.clip(soft, 0.01 * h, h)
+    exact = np.array([_part(device, n) for n in noise])
+    shares = [1.0 if s == 1 else soft / (soft + h / _odds(s)) for s in exact]
+    most = max(1 / alpha - steepest, 0)
     lam = np.array(
         [
-            _bisect(
-                lambda pull: _device_share(h, alpha, pull, steps),
-                _part(device, n),
-                1 / alpha - h,
-            )
-            for n in noise
+            _bisect(lambda pull: _device_share(soft, alpha, pull, steps), share, most)
+            for share in shares
         ]
     )
-    moved = np.array([_device_share(h, alpha, pull, steps) for pull in lam])
+    moved = np.array([_device_share(soft, alpha, pull, steps) for pull in lam])
     rows = []
     for i in range(team.max() + 1):
         own = team == i
         mean = (p[own] * moved[own]).sum() / p[own].sum()
         target = _part(max(between, 0), 1 / (1 / (device + noise[own])).sum())
         target = max(target, 0.2)
+        if target < 1:
+            all_ = (p[own] * exact[own]).sum() / p[own].sum()
+            there = 1.0 if all_ == 1 else soft / (soft + h / _odds(all_))
+            odds = _odds(target) * there / all_
+            target = odds / (1 + odds)
         target += max(0.95 - target, 0) * max(agreement, 0)
         inner = max(team_steps - 1, 1)
-        needed = (1 - (1 - target) ** (1 / inner)) / mean
-        if needed <= 1:
-            ratio = _bisect(
-                lambda r, mean=mean, inner=inner: _team_share(
-                    mean, 1 / (1 + r), r / (1 + r), inner
-                ),
-                target,
-                mean * (1 / target - 1),
-            )
-            a, b = 1 / (1 + ratio), ratio / (1 + ratio)
-        else:
-            a, b = min(needed, 1.9), 0.0
+        ratio = _bisect(
+            lambda r, mean=mean, inner=inner: _team_share(
+                mean, whole / (1 + r), whole * r / (1 + r), inner
+            ),
+            target,
+            mean * (1 / target - 1),
+        )
+        a, b = whole / (1 + ratio), whole * ratio / (1 + ratio)
         rows.append((a, b, _team_share(mean, a, b, team_steps)))
     return lam, np.array(rows)
+
+
+def _stretch(agree):
+    """To where a step would agree by 0 to 1/2 with the last; within 1/2 and 3/2."""
+    return max((1 - np.clip(agree, 0, 0.5)) / max(1 - agree, 1 / 3), 0.5)
 
 
 def permfl_auto_loop(
@@ -159,7 +182,7 @@ def permfl_auto_loop(
     devices,
     keep=True,
 ):
-    """(x, w [M, P], θ [D, P], the last λ [D]).
+    """(x, w [M, P], θ [D, P], the last λ [D], the next a + b).
 
     hessian: [D] matrices; samples: [D] arrays [n, P], a device's gradient at θ is the
     mean of `hessian @ θ - sample`. draws: (device, steps it has taken) -> signs [n] and
@@ -171,7 +194,7 @@ def permfl_auto_loop(
     count = np.array([len(rows) for rows in samples], float)
     x, w = start.copy(), np.tile(start, (team.max() + 1, 1))
     theta, taken = np.tile(start, (len(team), 1)), np.zeros(len(team), int)
-    kept, weight, reach, agreement = np.zeros(8), 0.0, 1.0, 1.0
+    kept, weight, reach, agreement, whole = np.zeros(11), 0.0, 1.0, 1.0, 1.0
     last, beyond, worst = np.zeros_like(start), 0.0, -np.inf
     for t in range(rounds):
         acting = list(teams(t))
@@ -187,9 +210,10 @@ def permfl_auto_loop(
             kept = memory * kept + (1 - memory) * now
             weight, worst = memory * weight + 1 - memory, max(worst, loss)
         arguments = (kept / weight, count, alike, alpha, team, p)
-        lam, moves = _pulls(*arguments, device_steps, team_steps, agreement)
+        lam, moves = _pulls(*arguments, device_steps, team_steps, agreement, whole)
+        turned = before = 0.0
         for i in acting:
-            w[i] = x
+            w[i], steps = x, [np.zeros_like(x)]
             for k in range(team_steps):
                 group = list(devices(t, k, i))
                 for j in group:
@@ -200,18 +224,22 @@ def permfl_auto_loop(
                     taken[j] += device_steps
                 mean = sum(p[j] * theta[j] for j in group) / sum(p[j] for j in group)
                 a, b, _ = moves[i]
-                w[i] = (1 - a - b) * w[i] + b * x + a * mean
+                steps.append(b * (x - w[i]) + a * (mean - w[i]))
+                w[i] = w[i] + steps[-1]
+            turned, before = (
+                turned + steps[-1] @ steps[-2],
+                before + steps[-2] @ steps[-2],
+            )
+        whole = np.clip(whole * _stretch(turned / before if before else 0.0), 1, 1.9)
         way = q @ moves[:, 2]
         residual = (share @ w[acting] - x) / way
         if t:
             agree = residual @ last / (last @ last)
-            wanted = np.clip(agree, 0, 0.5)
-            factor = (1 - wanted) / max(1 - agree, 1 / 3)
             grown = residual @ residual > 4 * (last @ last)
-            reach *= 0.5 if grown else max(factor, 0.5)
+            reach *= 0.5 if grown else _stretch(agree)
             agreement = memory * agreement + (1 - memory) * np.clip(agree, -1, 1)
         least = way * len(acting) / len(q)
         reach, last = max(reach, least), residual
         beyond = reach - least
         x = x + reach * residual
-    return x, w, theta, lam
+    return x, w, theta, lam, whole

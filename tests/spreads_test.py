@@ -89,6 +89,17 @@ def test_what_does_not_suit_x_is_not_noise(batch_size, acted):
         assert found.sample == 0
         curvature = (truth**2 @ variances**3).sum() / (truth**2 @ variances**2).sum()
     assert found.curvature == pytest.approx(curvature, rel=0.1)
+    # On the ways from x = 0 to the truths; x is all that the others have seen.
+    softer = (truth**2 @ variances).sum() / (truth**2).sum()
+    assert found.softer == pytest.approx(softer if acted else curvature, rel=0.1)
+    steeper = (variances**3).sum() / (variances**2).sum()
+    if not acted:
+        along_g = (truth**2 @ variances**4).sum() / (truth**2 @ variances**3).sum()
+        assert found.steepest == pytest.approx(along_g, rel=0.1)
+    elif batch_size is None:
+        assert found.steepest == pytest.approx(steeper, rel=0.1)
+    else:  # of few samples, H says more
+        assert found.steepest > 1.1 * steeper
     # Between optima, whatever the noise.
     apart = (variances * truth).reshape(2, 4, 6).var(axis=1, ddof=1).sum(axis=1)
     assert found.device == pytest.approx(apart.mean(), rel=0.15)

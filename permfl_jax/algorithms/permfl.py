@@ -10,7 +10,7 @@ Defaults are the values of the paper's Table 2 (α = 0.01, η = 0.03, β = 0.6, 
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,23 @@ def permfl(loss_fn: LossFn, schedule: Schedule, sampler: Sampler) -> Algorithm:
     return Algorithm(method.init, method.round, personalize)
 
 
+class Turn(NamedTuple):
+    """Of a step and the one before it.
+
+    Attributes:
+      along: their inner product.
+      square: of the one before; 0 for the first.
+    """
+
+    along: jax.Array
+    square: jax.Array
+
+    @classmethod
+    def of(cls, now: Params, before: Params) -> "Turn":
+        """Of two steps of one model."""
+        return cls(tree.dot(now, before), tree.square(before))
+
+
 class PerMFL(NamedTuple):
     """The constants of one PerMFL; `Algorithm` holds its methods.
 
@@ -149,7 +166,7 @@ class PerMFL(NamedTuple):
     ) -> tuple[State, Metrics]:
         """One global round."""
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
-        team, device, cursor, memory, losses = self.below(
+        team, device, cursor, memory, (losses, _) = self.below(
             key, gains, state, federation, teams, None
         )
         all_team = tree.put(state.team, teams, team)
@@ -171,15 +188,16 @@ class PerMFL(NamedTuple):
         return state, {"device/loss": losses.mean()}
 
     def below(self, key, gains, state, federation, teams, rows):
-        """K team rounds from x: w `[m, ...]`, θ and cursors `[D]`, memory, losses.
+        """K team rounds from x: w `[m, ...]`, θ, cursors `[D]`, memory, what was seen.
 
         `rows` is 0 where each of the m teams has a, b and each of the D devices a λ of
-        its own, else `None`.
+        its own, else `None`. Last come the losses `[K]` and, for such `rows`, `Turn`
+        `[K, m]` of each step of w and the one before it.
         """
         draw_key = keys.participation_key(key, state.round)
 
         def team_round(carry, k):
-            team, device, cursor, memory = carry
+            team, device, cursor, memory, step = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             before = cohort.take(cursor)
             prox = gains.device_prox if rows is None else cohort.take(gains.device_prox)
@@ -188,20 +206,25 @@ class PerMFL(NamedTuple):
             theta, theta_mean, loss, memory = self.exchange(
                 steps, cohort, before, Shared(team), sending
             )
-            team = jax.vmap(team_step, in_axes=(0, None, 0, rows, rows))(
+            moved = jax.vmap(team_step, in_axes=(0, None, 0, rows, rows))(
                 team, state.server, theta_mean, gains.to_devices, gains.to_server
             )
+            turn: Any = None
+            if step is not None:
+                now = jax.tree.map(jnp.subtract, moved, team)
+                turn, step = jax.vmap(Turn.of)(now, step), now
             after = before + self.schedule.device_steps
             device, cursor = cohort.put((device, cursor), (theta, after))
-            return (team, device, cursor, memory), cohort.mean(loss)
+            return (moved, device, cursor, memory, step), (cohort.mean(loss), turn)
 
         team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
-        (team, device, cursor, memory), losses = jax.lax.scan(
+        still = None if rows is None else jax.tree.map(jnp.zeros_like, team)
+        (team, device, cursor, memory, _), seen = jax.lax.scan(
             team_round,
-            (team, state.device, state.cursor, state.uploads),
+            (team, state.device, state.cursor, state.uploads, still),
             jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
         )
-        return team, device, cursor, memory, losses
+        return team, device, cursor, memory, seen
 
     def steps(self, key: jax.Array, gains: Gains, federation: Federation) -> Steps:
         """The L steps of an exchange."""

@@ -13,7 +13,8 @@ what was measured: docs/permfl_auto.md. Evaluated: PM = θ, TM = w, GM = x.
 β moves x by `reach`, in units of the whole way to where the teams want it. A round with
 more than half of its direction in common with the one before raises it; one that turns
 back has overshot and lowers it; it stays at g = βγ = 1, plain averaging, or above. If
-the loss at x then is higher than it ever was, x goes back to plain averaging.
+the loss at x then is higher than it ever was, x goes back to plain averaging. η goes by
+the same rule, judged by the last two steps of w in a round: a + b is 1 to 1.9.
 
 While the directions of x still agree, x is no prior for the teams and the pull to it is
 weaker than γ*: teams then learn for it as in h-SGD.
@@ -66,12 +67,14 @@ class Learned(NamedTuple):
       spreads: weighted sums over the rounds so far.
       weight: `[]`, sum of their weights.
       reach: of x.
+      relaxation: `[]`, a + b; 1 makes w a mean of devices and server.
       seen: `[M]` bool, which teams have taken part, or `None`; see `aggregation`.
     """
 
     spreads: Spreads
     weight: jax.Array
     reach: Reach
+    relaxation: jax.Array
     seen: jax.Array | None
 
 
@@ -152,6 +155,7 @@ class _PerMFLAuto(NamedTuple):
             spreads=Spreads(*[zero] * len(Spreads._fields)),
             weight=zero,
             reach=reaching.begin(params),
+            relaxation=jnp.ones_like(zero),
             seen=state.extra,
         )
         return state._replace(extra=learned)
@@ -165,7 +169,7 @@ class _PerMFLAuto(NamedTuple):
         gains, device_share, way = self.gains(numbers, learned, federation)
         a, b = tree.take((gains.to_devices, gains.to_server), teams)
         moves = gains._replace(to_devices=a, to_server=b)
-        team, device, cursor, memory, losses = self.inner.below(
+        team, device, cursor, memory, (losses, turns) = self.inner.below(
             key, moves, state, federation, teams, rows=0
         )
         all_team = tree.put(state.team, teams, team)
@@ -181,7 +185,11 @@ class _PerMFLAuto(NamedTuple):
         reach = reaching.after(learned.reach, residual, least, numbers.memory)
         g = _choose(numbers, reach.length / way, numbers.given.to_teams)
         beyond = _choose(numbers, reach.beyond, jnp.zeros_like(least))
-        learned = learned._replace(reach=reach._replace(beyond=beyond), seen=seen)
+        learned = learned._replace(
+            reach=reach._replace(beyond=beyond),
+            relaxation=reaching.relaxed(learned.relaxation, *turns),
+            seen=seen,
+        )
         state = State(
             round=state.round + 1,
             cursor=cursor,
@@ -241,17 +249,22 @@ class _PerMFLAuto(NamedTuple):
 
         shares = pulls.best_shares(now, count, numbers.alike, team_sum)
         lr = numbers.given.device_lr.astype(now.energy.dtype)
-        # At most half of what α can take, so that there is room for a pull.
-        h = jnp.clip(now.curvature, 1e-6 / lr, 0.5 / lr)
-        prox = pulls.device_pull(shares.device, h, lr, self.schedule.device_steps)
-        moved = pulls.device_share(h, lr, prox, self.schedule.device_steps)
+        h, soft, most = pulls.curvatures(now, lr)
+        device = pulls.elsewhere(shares.device, h, soft)
+        device_steps = self.schedule.device_steps
+        prox = pulls.device_pull(device, soft, lr, device_steps, most)
+        moved = pulls.device_share(soft, lr, prox, device_steps)
         weight = weighting.device_weights(self.schedule, federation)
-        moved = everyone.team_mean(moved, weight.astype(moved.dtype), num_teams)
-        far = jnp.maximum(_TRAVELLING - shares.team, 0)
-        target = shares.team + far * jnp.maximum(learned.reach.agreement, 0)
+        moved, exact = (
+            everyone.team_mean(rows, weight.astype(rows.dtype), num_teams)
+            for rows in (moved, shares.device)
+        )
+        team = pulls.team_elsewhere(shares.team, exact, h, soft)
+        far = jnp.maximum(_TRAVELLING - team, 0)
+        target = team + far * jnp.maximum(learned.reach.agreement, 0)
         # θ hangs on w after K - 1 rounds.
         steps = self.schedule.team_steps
-        a, b = pulls.team_moves(target, moved, max(steps - 1, 1))
+        a, b = pulls.team_moves(target, moved, learned.relaxation, max(steps - 1, 1))
         q = weighting.team_weights(self.schedule, federation, num_teams)
         way = tree.mean(pulls.team_share(moved, a, b, steps), q)
         fixed = numbers.given

@@ -54,7 +54,7 @@ def draws_of(federation):
 def test_every_tier_equals_the_plain_loop(name, alike, keep):
     place = world(name)
     train = place.federation.train
-    x, w, theta, pulls = oracles_auto.permfl_auto_loop(
+    x, w, theta, pulls, relaxation = oracles_auto.permfl_auto_loop(
         [np.asarray(train.pool["hessian"])[i] for i in np.asarray(train.start)],
         np.split(np.asarray(train.pool["linear"]), np.asarray(train.start)[1:]),
         draws_of(place.federation),
@@ -76,6 +76,7 @@ def test_every_tier_equals_the_plain_loop(name, alike, keep):
     assert pulls.min() > 0.01  # neither 0 nor the most
     assert pulls.max() < 1 / ALPHA["device_lr"] - 2.5
     assert (len(np.unique(pulls.round(6))) > 1) == (alike == 0)
+    np.testing.assert_allclose(state.extra.relaxation, relaxation, rtol=1e-8)
     np.testing.assert_allclose(state.server, x, rtol=1e-8)
     np.testing.assert_allclose(state.team, w, rtol=1e-8)
     if keep:
@@ -168,17 +169,28 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     schedule = Schedule(team_steps=4, device_steps=5, batch_size=None)
     method = auto.permfl_auto(quadratic_loss, schedule, Sampler.of(federation))
     state = runner.start(method, jnp.zeros(8), federation)
-    numbers, path, reach = auto.HParams(device_lr=lr).traced(), [], []
+    numbers, path, further = auto.HParams(device_lr=lr).traced(), [], []
     key = jax.random.key(0)
     for now, _ in runner.run(method, key, numbers, state, federation, 80):
         path.append(np.asarray(now.server))
-        reach.append(float(now.extra.reach.length))
+        further.append(float(now.extra.reach.length * now.extra.relaxation))
     pooled = np.linalg.solve(f.hessian.mean(axis=0), f.linear.mean(axis=0))
     assert max(np.linalg.norm(x) for x in path) < 1.5 * np.linalg.norm(pooled)
     away = [np.linalg.norm(x - path[-1]) for x in path]
     assert away[20] < 0.01 * np.linalg.norm(pooled)
     assert away[60] < 1e-3 * np.linalg.norm(pooled)
-    assert max(reach) > 1  # over-relaxed, so that there was something to guard
+    assert max(further) > 1  # over-relaxed, so that there was something to guard
+
+
+@pytest.mark.parametrize(("lr", "share"), [(0.05, 0.5), (1.0, 1.0)])
+def test_there_is_no_pull_where_the_first_step_would_overshoot(lr, share):
+    """Half of the way is right; with h = 1 and α = 1 one step goes all of it."""
+    method = method_of(EQUAL, team_steps=10, device_steps=20, batch_size=None)
+    federation, _, _ = random_effects(0, (1, 2, 1), (8,), EQUAL)
+    state = runner.start(method, jnp.zeros(40), federation)
+    numbers, key = auto.HParams(device_lr=lr).traced(), jax.random.key(0)
+    *_, (_, metrics) = runner.run(method, key, numbers, state, federation, 8, 8)
+    assert float(np.ravel(metrics["device/share"])[-1]) == pytest.approx(share, abs=0.1)
 
 
 def test_one_sample_at_a_time_is_refused():

@@ -99,12 +99,19 @@ def test_registered_methods_are_found_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "spread"), [("risk on quadratics", 2.0), ("risk on least squares", 1.0)]
+    ("name", "spread"),
+    [
+        ("risk on quadratics", 2.0),
+        ("risk on least squares", 1.0),
+        ("risk on least squares", 2.0),
+    ],
 )
 def test_risk_of_known_pulls_and_of_auto_is_near_the_least(monkeypatch, name, spread):
-    panel = auto_risk.PANELS[name]._replace(team_spreads=(spread,), seeds=range(3))
+    panel = auto_risk.PANELS[name]._replace(team_spreads=(spread,), seeds=range(12))
     monkeypatch.setattr(auto_risk, "PANELS", {name: panel})
     found = {curve.line: curve.values[0] for curve in auto_risk.curves(None)}
-    assert 0.98 < found["pulls of known spreads"] < 1.02
+    # Ten team rounds with η = 1/(λ+γ) are too few for σ_t = 2; auto's go further.
+    too_few = name == "risk on least squares" and spread == 2
+    assert 0.98 < found["pulls of known spreads"] < (1.06 if too_few else 1.02)
     assert 0.98 < found["auto"] < 1.02
     assert found["paper's values"] > 1.2
