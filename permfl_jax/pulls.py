@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from permfl_jax.reach import MOST_RELAXED
 from permfl_jax.spreads import Spreads
 
 # 2^-40 of the interval.
@@ -60,7 +61,7 @@ def best_shares(
     if len(of_mean) == 1:  # nothing to shrink to
         return Shares(device, jnp.ones_like(of_mean))
     share = _part(jnp.maximum(spreads.team, 0), of_mean)
-    return Shares(device, jnp.maximum(share, _LEAST_TEAM_SHARE))
+    return Shares(device, share)
 
 
 def _part(signal, noise):
@@ -69,19 +70,34 @@ def _part(signal, noise):
     return jnp.where(total > 0, signal / jnp.where(total > 0, total, 1), 1)
 
 
-def curvatures(
-    spreads: Spreads, lr: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """h along the noise, h along the ways that devices go, and what λ may be at most.
+def curvatures(spreads: Spreads, lr: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """h along the noise, and h along the ways that devices go.
 
     Args:
       spreads: what was read.
       lr: α.
     """
-    h = jnp.clip(spreads.curvature, 1e-6 / lr, 1 / lr)
-    soft = jnp.clip(spreads.softer, _SOFTEST * h, h)
-    # Beyond, a device's first step overshoots w where the loss is steep.
-    return h, soft, jnp.maximum(1 / lr - spreads.steepest, 0)
+    least = 1e-6 / lr  # less would be lost in the rounding of 1 - αh
+    h = jnp.maximum(spreads.curvature, least)
+    soft = jnp.clip(spreads.softer, jnp.maximum(_SOFTEST * h, least), h)
+    return h, jnp.minimum(soft, 1 / lr)
+
+
+def limits(spreads: Spreads, lr: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """The most that λ and a + b may be where the loss is steep.
+
+    With a longer λ a device's first step would overshoot w. With a + b below 2 a team
+    contracts, as long as its devices go 0 to 1 of the way to their optima: an odd
+    number of steps goes further where each overshoots.
+
+    Args:
+      spreads: what was read.
+      lr: α.
+      steps: L.
+    """
+    steep = lr * spreads.steepest
+    furthest = jnp.clip(1 - (1 - steep) ** steps, 1, MOST_RELAXED)
+    return jnp.maximum(1 - steep, 0) / lr, MOST_RELAXED / furthest
 
 
 def elsewhere(share: jax.Array, here: jax.Array, there: jax.Array) -> jax.Array:
@@ -99,7 +115,7 @@ def elsewhere(share: jax.Array, here: jax.Array, there: jax.Array) -> jax.Array:
 def team_elsewhere(
     share: jax.Array, device: jax.Array, here: jax.Array, there: jax.Array
 ) -> jax.Array:
-    """As `elsewhere`, of a team: its odds are λ/γ times its devices' share.
+    """As `elsewhere`, of a team: its odds are λ/γ times its devices' share; or 0.2.
 
     Args:
       share: `[M]`, of the teams at `here`.
@@ -109,7 +125,9 @@ def team_elsewhere(
     """
     # elsewhere(device, here, there) / device, which is there/here for shares of 0.
     change = there / (device * there + (1 - device) * here)
-    return elsewhere(share, jnp.ones_like(change), change)
+    return jnp.maximum(
+        elsewhere(share, jnp.ones_like(change), change), _LEAST_TEAM_SHARE
+    )
 
 
 def device_share(

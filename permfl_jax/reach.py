@@ -23,9 +23,9 @@ _DAMPED = 0.5
 _SLOWER, _FASTER = 0.5, 1.5
 # A residual this many times longer (squared) than the last has grown, whatever its way.
 _GROWN = 4.0
-# The most that a + b may be: below 2 every direction contracts, since devices go 0 to 1
+# The most that a + b may be: below 2 every direction contracts where devices go 0 to 1
 # of the way to their optima.
-_MOST_RELAXED = 1.9
+MOST_RELAXED = 1.9
 
 
 class Reach(NamedTuple):
@@ -96,11 +96,11 @@ def relaxed(relaxation: jax.Array, along: jax.Array, square: jax.Array) -> jax.A
 
     Args:
       relaxation: `[]`, a + b of this one.
-      along: `[K, m]`, inner products of each team's steps with the ones before.
-      square: `[K, m]`, squares of the ones before.
+      along: `[m]`, inner product of each team's last step with the one before.
+      square: `[m]`, square of the one before.
     """
-    agreement = ratio(along[-1].sum(), square[-1].sum())
-    return jnp.clip(stretch(agreement) * relaxation, 1, _MOST_RELAXED)
+    agreement = ratio(along.sum(), square.sum())
+    return jnp.clip(stretch(agreement) * relaxation, 1, MOST_RELAXED)
 
 
 def look(

@@ -34,7 +34,8 @@ class Reading(NamedTuple):
       along: vᵀv.
       rough_curved: gᵀHg at θ or x, if `curved` is 0 for one of these reasons.
       rough_along: gᵀg, likewise.
-      steep: |Hv|², or |Hg|² likewise.
+      steep: |Hv|², as `curved`.
+      rough_steep: |Hg|², as `rough_curved`.
       travel_curved: δᵀ(g(θ) - g(x)), δ = θ - x; 0 for who has no θ, as the next.
       travel_along: δᵀδ.
     """
@@ -49,6 +50,7 @@ class Reading(NamedTuple):
     rough_curved: jax.Array
     rough_along: jax.Array
     steep: jax.Array
+    rough_steep: jax.Array
     travel_curved: jax.Array
     travel_along: jax.Array
 
@@ -103,7 +105,8 @@ def read(step: Step, start: Reading) -> tuple[Reading, jax.Array]:
         return step.gradient((params, own, jnp.zeros_like(along), part))[1][0]
 
     _, change = jax.jvp(at, (own,), (way,))
-    curved, none = tree.dot(way, change), jnp.zeros_like(along)
+    curved, steep = tree.dot(way, change), tree.square(change)
+    none = jnp.zeros_like(along)
     return Reading(
         gradient,
         energy,
@@ -114,7 +117,8 @@ def read(step: Step, start: Reading) -> tuple[Reading, jax.Array]:
         along=jnp.where(heard, along, none),
         rough_curved=jnp.where(heard, none, curved),
         rough_along=jnp.where(heard, none, energy),
-        steep=tree.square(change),
+        steep=jnp.where(heard, steep, none),
+        rough_steep=jnp.where(heard, none, steep),
         travel_curved=tree.dot(travel, steeper),
         travel_along=tree.square(travel),
     ), loss

@@ -8,7 +8,8 @@ the first.
 
 At x samples also differ because x does not suit the device. That goes away as it
 learns, so what its samples are worth, and the curvature along their noise, are read at
-its own model θ, by a second u. Nothing is known of that before devices have acted.
+its own model θ, by a second u; and so is the curvature along the way from x to θ, which
+is where devices differ. Nothing is known of that before devices have acted.
 docs/permfl_auto.md has the derivation.
 
 All spreads are those of gradients, h² times those of optima; only ratios are used.
@@ -43,7 +44,8 @@ class Spreads(NamedTuple):
       energy: uᵀu, likewise.
       rough_curved: gᵀHg at x of devices that have no u: new ones, or all samples alike.
       rough_energy: gᵀg, likewise.
-      steep: |Hu|², or |Hg|² of those who have no u.
+      steep: |Hu|², as `curved`.
+      rough_steep: |Hg|², as `rough_curved`.
       travel_curved: δᵀ(g(θ) - g(x)), δ = θ - x, of devices that have acted.
       travel_energy: δᵀδ, likewise.
     """
@@ -57,6 +59,7 @@ class Spreads(NamedTuple):
     rough_curved: jax.Array
     rough_energy: jax.Array
     steep: jax.Array
+    rough_steep: jax.Array
     travel_curved: jax.Array
     travel_energy: jax.Array
 
@@ -76,8 +79,12 @@ class Spreads(NamedTuple):
 
     @property
     def steepest(self) -> jax.Array:
-        """h along the noise once it has gone through H: nearer to the largest."""
-        return ratio(self.steep, jnp.abs(self.curved + self.rough_curved))
+        """h along what H makes of the noise, or of g: nearer to the largest."""
+        return jnp.where(
+            self.energy > 0,
+            ratio(self.steep, jnp.abs(self.curved)),
+            ratio(self.rough_steep, jnp.abs(self.rough_curved)),
+        )
 
     @property
     def softer(self) -> jax.Array:
@@ -106,7 +113,7 @@ def look(
     Or by the one before, where the next is the shorter last one of a pass.
 
     Costs four gradients and a product with a Hessian, about six gradients of K·L. The
-    devices of a team send it a gradient; a team sends the server nineteen numbers.
+    devices of a team send it a gradient; a team sends the server eighteen numbers.
 
     Args:
       loss_fn: `(params, batch) -> losses [B]`.
@@ -166,6 +173,7 @@ class _Sums(NamedTuple):
     rough_curved: jax.Array
     rough_along: jax.Array
     steep: jax.Array
+    rough_steep: jax.Array
     travel_curved: jax.Array
     travel_along: jax.Array
     loss: jax.Array
@@ -193,7 +201,8 @@ def _team_sums(cohort, acting, read, loss, weight, seen):
             read.along,
             read.rough_curved,
             read.rough_along,
-            read.steep,
+            ratio(read.steep, freedom),
+            read.rough_steep,
             read.travel_curved,
             read.travel_along,
             loss,
@@ -240,6 +249,7 @@ def _spreads(sums, size, every_team, teams):
         (team_share * sums.rough_curved).sum(),
         (team_share * sums.rough_along).sum(),
         (team_share * sums.steep).sum(),
+        (team_share * sums.rough_steep).sum(),
         (team_share * sums.travel_curved).sum(),
         (team_share * sums.travel_along).sum(),
     ), (team_share * sums.loss).sum()

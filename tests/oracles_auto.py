@@ -35,7 +35,7 @@ def _noise(hessian, samples, sign, at):
 
 
 def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
-    """The eleven numbers of a round, as `Spreads` has them.
+    """The twelve numbers of a round, as `Spreads` has them.
 
     draws: of each device, signs and halves of its samples; own: a model of each, for
     those that have taken steps; groups: acting devices of each acting team; all_q:
@@ -44,7 +44,7 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
     q = all_q[acting] / all_q[acting].sum()
     within = freedom = noise_sum = noise_freedom = 0.0
     at_own, heard, rough, travel = np.zeros((4, 2))
-    steep, teams = 0.0, []
+    steep, teams = np.zeros(2), []
     for i, group in enumerate(groups):
         share = np.array([p[j] for j in group])
         share = share / share.sum()
@@ -71,7 +71,17 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
             else:
                 steeper = hessian[j] @ g[j]
                 rough += q[i] * s * np.array([g[j] @ steeper, g[j] @ g[j]])
-            steep += q[i] * s * (steeper @ steeper)
+            square = steeper @ steeper
+            noisy = taken[j] and u @ u > 1e-12 * (g[j] @ g[j])
+            steep += (
+                q[i]
+                * s
+                * (
+                    np.array([square / (1 - 1 / n), 0])
+                    if noisy
+                    else np.array([0, square])
+                )
+            )
             gone = (own[j] - x) * taken[j].astype(bool)
             travel += q[i] * s * np.array([gone @ hessian[j] @ gone, gone @ gone])
         teams.append((mean, share, [len(samples[j]) for j in group]))
@@ -90,7 +100,7 @@ def read(hessian, samples, draws, x, own, taken, groups, p, all_q, acting):
         team += weight * (mean @ mean / fitted - part * own)
     if not freedom:
         team = both / 2
-    return np.array([device, team, *at_own, *heard, *rough, steep, *travel])
+    return np.array([device, team, *at_own, *heard, *rough, *steep, *travel])
 
 
 def loss_at(hessian, samples, x, groups, p, q):
@@ -115,14 +125,17 @@ def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement, whol
     """
     device, between, noise, freedom, *curved = now
     sample = noise / freedom if freedom else 0.0
-    steepest = curved[4] / abs(curved[0] + curved[2])
-    travelled = curved[5:]
+    steep, travelled = curved[4:6], curved[6:]
+    steep = steep[0] if curved[1] else steep[1]
     curved, energy = curved[:2] if curved[1] else curved[2:4]
+    steepest = steep / abs(curved)
+    furthest = np.clip(1 - (1 - alpha * steepest) ** steps, 1, 1.9)
+    whole = min(whole, 1.9 / furthest)
     noise = sample * ((1 - alike) / count + alike * (1 / count).mean())
     device = max(device, 0)
-    h = np.clip(curved / energy, 1e-6 / alpha, 1 / alpha)
+    h = max(curved / energy, 1e-6 / alpha)
     soft = travelled[0] / travelled[1] if travelled[1] else h
-    soft = np.clip(soft, 0.01 * h, h)
+    soft = min(np.clip(soft, max(0.01 * h, 1e-6 / alpha), h), 1 / alpha)
     exact = np.array([_part(device, n) for n in noise])
     shares = [1.0 if s == 1 else soft / (soft + h / _odds(s)) for s in exact]
     most = max(1 / alpha - steepest, 0)
@@ -138,12 +151,12 @@ def _pulls(now, count, alike, alpha, team, p, steps, team_steps, agreement, whol
         own = team == i
         mean = (p[own] * moved[own]).sum() / p[own].sum()
         target = _part(max(between, 0), 1 / (1 / (device + noise[own])).sum())
-        target = max(target, 0.2)
-        if target < 1:
+        if 0 < target < 1:
             all_ = (p[own] * exact[own]).sum() / p[own].sum()
             there = 1.0 if all_ == 1 else soft / (soft + h / _odds(all_))
             odds = _odds(target) * there / all_
             target = odds / (1 + odds)
+        target = max(target, 0.2)
         target += max(0.95 - target, 0) * max(agreement, 0)
         inner = max(team_steps - 1, 1)
         ratio = _bisect(
@@ -194,7 +207,7 @@ def permfl_auto_loop(
     count = np.array([len(rows) for rows in samples], float)
     x, w = start.copy(), np.tile(start, (team.max() + 1, 1))
     theta, taken = np.tile(start, (len(team), 1)), np.zeros(len(team), int)
-    kept, weight, reach, agreement, whole = np.zeros(11), 0.0, 1.0, 1.0, 1.0
+    kept, weight, reach, agreement, whole = np.zeros(12), 0.0, 1.0, 1.0, 1.0
     last, beyond, worst = np.zeros_like(start), 0.0, -np.inf
     for t in range(rounds):
         acting = list(teams(t))

@@ -34,7 +34,10 @@ def test_shares_are_signal_over_signal_and_noise():
 def test_shares_stay_between_their_ends():
     nothing = shares_of(spread(-3, -5, 10), [10, 10, 40])
     np.testing.assert_allclose(nothing.device, 0)
-    np.testing.assert_allclose(nothing.team, 0.2)
+    np.testing.assert_allclose(nothing.team, 0)
+    # Somebody has to tell the server something.
+    least = pulls.team_elsewhere(nothing.team, jnp.zeros(2), 2.0, 0.5)
+    np.testing.assert_allclose(least, 0.2)
     exact = shares_of(spread(0, 0, 0), [10, 10, 40])
     np.testing.assert_allclose(exact.device, 1)
     one = shares_of(spread(1, 2, 10), [10, 10, 40], teams=(0, 0, 0), num_teams=1)
@@ -83,11 +86,65 @@ def test_shares_elsewhere_are_those_of_the_same_pulls(there):
     np.testing.assert_allclose(pulls.elsewhere(share, here, there), other)
     team, other_team = (s / (s + ratio) for s in (share, other))
     found = pulls.team_elsewhere(team, share, here, there)
-    np.testing.assert_allclose(found, other_team)
+    np.testing.assert_allclose(found, np.maximum(other_team, 0.2))
 
 
 def test_a_team_whose_devices_are_all_alike_still_has_odds():
     """Devices' shares fall as h then: λ is far above any curvature."""
     near = jnp.array([1e-9, 0.0])
-    found = pulls.team_elsewhere(jnp.array([0.5, 0.5]), near, 2.0, 0.5)
-    np.testing.assert_allclose(found, 0.25 / 1.25, rtol=1e-6)
+    found = pulls.team_elsewhere(jnp.array([0.6, 0.6]), near, 2.0, 0.5)
+    np.testing.assert_allclose(found, 1.5 * 0.25 / (1 + 1.5 * 0.25), rtol=1e-6)
+
+
+def read(curved, steep, travelled):
+    """What was read along u and δ, both of length 1; in float32, as devices have it."""
+    fields = dict.fromkeys(Spreads._fields, 0) | {
+        "curved": curved,
+        "energy": 1,
+        "steep": steep,
+        "travel_curved": travelled,
+        "travel_energy": 1,
+    }
+    return Spreads(**{name: jnp.float32(value) for name, value in fields.items()})
+
+
+@pytest.mark.parametrize(
+    ("curved", "travelled", "wanted"),
+    [
+        (2, 0.5, (2, 0.5)),
+        (2, 5, (2, 2)),  # no softer than along the noise
+        (2, 1e-9, (2, 0.02)),
+        (30, 12, (30, 10)),  # one step of α goes all the way
+        (-2, -1, (1e-5, 1e-5)),  # not convex
+    ],
+)
+def test_curvatures_are_those_that_steps_can_take(curved, travelled, wanted):
+    found = pulls.curvatures(read(curved, 1, travelled), jnp.float32(0.1))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    gone = pulls.device_share(found[1], jnp.float32(0.1), jnp.float32(0), 1)
+    assert 0 < gone <= 1
+    assert 0 < pulls.team_share(gone, *map(jnp.float32, (1, 0)), 1) <= 1
+
+
+@pytest.mark.parametrize(
+    ("steep", "steps", "most", "relaxed"),
+    [
+        (6, 5, 7, 1.9),  # 1/α - 6/2
+        (40, 4, 0, 1.9),  # each second step comes back from too far
+        (30, 3, 0, 1.9 / (1 + 0.5**3)),  # the third does not
+        (30, 1, 0, 1.9 / 1.5),
+        (60, 1, 0, 1),
+    ],
+)
+def test_what_is_steep_limits_lambda_and_a_plus_b(steep, steps, most, relaxed):
+    """Curvatures of half of `steep`, α = 0.1."""
+    spreads = read(2, steep, 1)
+    for sign in (1, -1):  # of uᵀHu
+        changed = spreads._replace(curved=sign * spreads.curved)
+        found = pulls.limits(changed, jnp.float32(0.1), steps)
+        np.testing.assert_allclose(found, (most, relaxed), rtol=1e-5)
+    before = Spreads(*[jnp.float32(0)] * len(Spreads._fields))._replace(
+        rough_curved=2 * spreads.energy, rough_steep=spreads.steep, curved=spreads.steep
+    )
+    found = pulls.limits(before, jnp.float32(0.1), steps)
+    np.testing.assert_allclose(found, (most, relaxed), rtol=1e-5)

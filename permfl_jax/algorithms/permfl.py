@@ -166,7 +166,7 @@ class PerMFL(NamedTuple):
     ) -> tuple[State, Metrics]:
         """One global round."""
         teams = self.sampler.draw_teams(keys.participation_key(key, state.round))
-        team, device, cursor, memory, (losses, _) = self.below(
+        team, device, cursor, memory, losses, _ = self.below(
             key, gains, state, federation, teams, None
         )
         all_team = tree.put(state.team, teams, team)
@@ -188,16 +188,16 @@ class PerMFL(NamedTuple):
         return state, {"device/loss": losses.mean()}
 
     def below(self, key, gains, state, federation, teams, rows):
-        """K team rounds from x: w `[m, ...]`, θ, cursors `[D]`, memory, what was seen.
+        """K team rounds from x: w `[m, ...]`, θ, cursors `[D]`, memory, losses, turn.
 
         `rows` is 0 where each of the m teams has a, b and each of the D devices a λ of
-        its own, else `None`. Last come the losses `[K]` and, for such `rows`, `Turn`
-        `[K, m]` of each step of w and the one before it.
+        its own, else `None`. Only for such `rows` there is a `Turn` `[m]`, of the last
+        step of w and the one before it.
         """
         draw_key = keys.participation_key(key, state.round)
 
         def team_round(carry, k):
-            team, device, cursor, memory, step = carry
+            team, device, cursor, memory, last = carry
             cohort = self.sampler.draw_devices(draw_key, k, teams, federation)
             before = cohort.take(cursor)
             prox = gains.device_prox if rows is None else cohort.take(gains.device_prox)
@@ -209,22 +209,24 @@ class PerMFL(NamedTuple):
             moved = jax.vmap(team_step, in_axes=(0, None, 0, rows, rows))(
                 team, state.server, theta_mean, gains.to_devices, gains.to_server
             )
-            turn: Any = None
-            if step is not None:
-                now = jax.tree.map(jnp.subtract, moved, team)
-                turn, step = jax.vmap(Turn.of)(now, step), now
+            if last is not None:
+                step = jax.tree.map(jnp.subtract, moved, team)
+                last = step, jax.vmap(Turn.of)(step, last[0])
             after = before + self.schedule.device_steps
             device, cursor = cohort.put((device, cursor), (theta, after))
-            return (moved, device, cursor, memory, step), (cohort.mean(loss), turn)
+            return (moved, device, cursor, memory, last), cohort.mean(loss)
 
         team = tree.stack(state.server, self.sampler.acting_teams)  # w starts at x
-        still = None if rows is None else jax.tree.map(jnp.zeros_like, team)
-        (team, device, cursor, memory, _), seen = jax.lax.scan(
+        last: Any = None
+        if rows is not None:
+            still = jax.tree.map(jnp.zeros_like, team)
+            last = still, jax.vmap(Turn.of)(still, still)
+        (team, device, cursor, memory, last), losses = jax.lax.scan(
             team_round,
-            (team, state.device, state.cursor, state.uploads, still),
+            (team, state.device, state.cursor, state.uploads, last),
             jnp.arange(self.schedule.team_steps, dtype=jnp.int32),
         )
-        return team, device, cursor, memory, seen
+        return team, device, cursor, memory, losses, last and last[1]
 
     def steps(self, key: jax.Array, gains: Gains, federation: Federation) -> Steps:
         """The L steps of an exchange."""

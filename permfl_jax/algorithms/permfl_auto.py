@@ -1,4 +1,4 @@
-"""PerMFL-auto: PerMFL whose λ, γ and β choose themselves while it trains.
+"""PerMFL-auto: PerMFL whose λ, γ, η and β choose themselves while it trains.
 
     λ_ij = h τ_ij²/σ_d²    γ_i = h τ_i²/σ_t²    β: until successive rounds disagree
 
@@ -169,7 +169,7 @@ class _PerMFLAuto(NamedTuple):
         gains, device_share, way = self.gains(numbers, learned, federation)
         a, b = tree.take((gains.to_devices, gains.to_server), teams)
         moves = gains._replace(to_devices=a, to_server=b)
-        team, device, cursor, memory, (losses, turns) = self.inner.below(
+        team, device, cursor, memory, losses, turn = self.inner.below(
             key, moves, state, federation, teams, rows=0
         )
         all_team = tree.put(state.team, teams, team)
@@ -187,7 +187,7 @@ class _PerMFLAuto(NamedTuple):
         beyond = _choose(numbers, reach.beyond, jnp.zeros_like(least))
         learned = learned._replace(
             reach=reach._replace(beyond=beyond),
-            relaxation=reaching.relaxed(learned.relaxation, *turns),
+            relaxation=reaching.relaxed(learned.relaxation, *turn),
             seen=seen,
         )
         state = State(
@@ -249,9 +249,10 @@ class _PerMFLAuto(NamedTuple):
 
         shares = pulls.best_shares(now, count, numbers.alike, team_sum)
         lr = numbers.given.device_lr.astype(now.energy.dtype)
-        h, soft, most = pulls.curvatures(now, lr)
-        device = pulls.elsewhere(shares.device, h, soft)
         device_steps = self.schedule.device_steps
+        h, soft = pulls.curvatures(now, lr)
+        most, most_relaxed = pulls.limits(now, lr, device_steps)
+        device = pulls.elsewhere(shares.device, h, soft)
         prox = pulls.device_pull(device, soft, lr, device_steps, most)
         moved = pulls.device_share(soft, lr, prox, device_steps)
         weight = weighting.device_weights(self.schedule, federation)
@@ -264,7 +265,8 @@ class _PerMFLAuto(NamedTuple):
         target = team + far * jnp.maximum(learned.reach.agreement, 0)
         # θ hangs on w after K - 1 rounds.
         steps = self.schedule.team_steps
-        a, b = pulls.team_moves(target, moved, learned.relaxation, max(steps - 1, 1))
+        relaxation = jnp.minimum(learned.relaxation, most_relaxed)
+        a, b = pulls.team_moves(target, moved, relaxation, max(steps - 1, 1))
         q = weighting.team_weights(self.schedule, federation, num_teams)
         way = tree.mean(pulls.team_share(moved, a, b, steps), q)
         fixed = numbers.given

@@ -169,17 +169,20 @@ def test_a_wide_spectrum_neither_diverges_nor_waits(low, high, lr):
     schedule = Schedule(team_steps=4, device_steps=5, batch_size=None)
     method = auto.permfl_auto(quadratic_loss, schedule, Sampler.of(federation))
     state = runner.start(method, jnp.zeros(8), federation)
-    numbers, path, further = auto.HParams(device_lr=lr).traced(), [], []
+    numbers, path = auto.HParams(device_lr=lr).traced(), []
+    reach, relaxation = [], []
     key = jax.random.key(0)
     for now, _ in runner.run(method, key, numbers, state, federation, 80):
         path.append(np.asarray(now.server))
-        further.append(float(now.extra.reach.length * now.extra.relaxation))
+        reach.append(float(now.extra.reach.length))
+        relaxation.append(float(now.extra.relaxation))
     pooled = np.linalg.solve(f.hessian.mean(axis=0), f.linear.mean(axis=0))
     assert max(np.linalg.norm(x) for x in path) < 1.5 * np.linalg.norm(pooled)
     away = [np.linalg.norm(x - path[-1]) for x in path]
     assert away[20] < 0.01 * np.linalg.norm(pooled)
     assert away[60] < 1e-3 * np.linalg.norm(pooled)
-    assert max(further) > 1  # over-relaxed, so that there was something to guard
+    # Over-relaxed, so that there was something to guard: x, or teams where α is short.
+    assert (max(reach) > 1, max(relaxation) > 1) == (lr != 0.01, lr == 0.01)
 
 
 @pytest.mark.parametrize(("lr", "share"), [(0.05, 0.5), (1.0, 1.0)])
@@ -265,6 +268,28 @@ def test_x_that_was_thrown_far_comes_back_to_plain_averaging(loss):
     # Between the mean of the devices' optima and the optimum of their mean.
     assert np.all((y ** (1 / 3)).mean() < path[-1].server)
     assert np.all(path[-1].server < y.mean() ** (1 / 3))
+
+
+@pytest.mark.parametrize("loss", [flat_then_steep, squared_error])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_no_curvature_is_no_division_by_zero_in_float32(loss, batch_size):
+    """Where 1 - αh is 1: at 0, and where a device's gradient hangs on nothing."""
+    rows = [
+        {"y": np.full(4, value, np.float32), "u": np.zeros((4, 3), np.float32)}
+        for value in (1, 1.1, 1.2, 1.3)
+    ]
+    if loss is flat_then_steep:
+        rows = [{"y": np.tile(row["y"][:, None], 3)} for row in rows]
+    federation = from_arrays(rows, [0, 0, 1, 1])
+    schedule = Schedule(**STEPS, batch_size=batch_size)
+    method = auto.permfl_auto(loss, schedule, Sampler.of(federation))
+    numbers = auto.HParams(device_lr=0.05).traced()
+    state = runner.start(method, jnp.zeros(3, jnp.float32), federation)
+    *_, (state, _) = runner.run(
+        method, jax.random.key(0), numbers, state, federation, 6, 6
+    )
+    chex.assert_tree_all_finite((state.server, state.team, state.device))
+    assert np.abs(state.server).max() < 3
 
 
 def test_a_run_goes_on_from_what_it_has_learned():
