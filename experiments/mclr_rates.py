@@ -12,7 +12,7 @@ from permfl_jax.participation import Sampler
 from permfl_jax.theory import Curvature, Settings
 from permfl_jax.types import Federation, Params
 
-from . import intervals, reference_optimum, straight, watch
+from . import envelope_slopes, intervals, reference_optimum, straight, watch
 from .watch import Numbers, Subject
 
 L2 = 0.3
@@ -110,6 +110,9 @@ def _row(given, name, chosen, exact, seeds):
     ends = intervals.interval(metrics["server/to_optimum"][:, -1].tolist())
     moved = theory.progress(L2, **chosen._asdict())
     bias = float(np.linalg.norm(local.server - exact.server))
+    slopes = envelope_slopes.gradient_sizes(
+        given.subject, given.like, chosen, local.server
+    )
     label = f"K={chosen.team_steps} L={chosen.device_steps}"
     inside = None
     if rate is not None and rate.half is not None and expected is not None:
@@ -130,6 +133,12 @@ def _row(given, name, chosen, exact, seeds):
         "worst_rate": bounds.contractions(given.curvature, chosen).server,
         "floor": ends and ends._asdict(),
         "exact_floor": bias,
+        "floor_bound": bounds.floor(
+            given.curvature,
+            chosen,
+            team_gradient=slopes.team,
+            device_gradient=slopes.device,
+        ).total,
         "limits": bounds.limits(given.curvature, **PULLS)._asdict(),
         "curves": _curves(metrics, local.radius),
     }

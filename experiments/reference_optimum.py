@@ -97,13 +97,22 @@ def solve(subject: Subject, like: Params, chosen: Settings) -> Reference:
         jnp.broadcast_to(start * root_team, (len(sizes), len(start))),
         root_device * start[None],
     )
-    z, size = _newton(objective, z)
+    z, size = newton(objective, z)
     server, teams, devices = z
     found = (server, teams / root_team, devices / root_device)
     return Reference(*map(np.asarray, found), gradient=size)
 
 
-def _newton(objective, z):
+def newton(objective: Callable[[Params], jax.Array], z: Params) -> tuple[Params, float]:
+    """Where a strongly convex function is least, and the norm of its gradient there.
+
+    Args:
+      objective: `tree -> []`.
+      z: where to start.
+
+    Raises:
+      DivergenceError: the gradient is not below 1e-10 after 50 steps.
+    """
     slope = jax.grad(objective)
 
     @jax.jit

@@ -44,7 +44,7 @@ def _grid(quick):
 
 
 STUDY = Study(
-    title="Can λ, γ and β choose themselves?",
+    title="Can λ, γ, β and η choose themselves?",
     flags="--num_teams=4 --devices_per_team=10 --num_rounds=30 --team_steps=5 "
     "--device_steps=10 --eval_every=3",
     quick_flags="--num_rounds=20 --team_steps=4 --device_steps=5 --eval_every=5",

@@ -14,6 +14,7 @@ from step_sizes import mixing
 from experiments import (
     convergence,
     convergence_report,
+    envelope_slopes,
     growing_loops,
     mclr_rates,
     quadratic_cells,
@@ -22,7 +23,7 @@ from experiments import (
     straight,
     watch,
 )
-from permfl_jax import data, quadratics, runner
+from permfl_jax import closed_forms, data, quadratics, runner
 from permfl_jax.errors import DivergenceError, InputError
 from permfl_jax.participation import Sampler
 
@@ -291,6 +292,17 @@ def test_the_linearised_round_of_quadratics_is_the_round(small):
     np.testing.assert_allclose(found.apply(x), matrix @ x, atol=1e-12)
 
 
+def test_envelopes_found_by_newton_are_as_steep_as_their_closed_forms(small):
+    problem, _ = small
+    chosen = quadratic_cells.settings(3, 2)
+    for x in (np.zeros(3), np.array([4.0, -1.0, 2.0])):
+        found = envelope_slopes.gradient_sizes(
+            subject_of(problem), jnp.ones(3), chosen, x
+        )
+        wanted = closed_forms.gradient_sizes(problem, chosen, x)
+        np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
 def test_the_largest_factor_of_any_matrix():
     rng = np.random.default_rng(0)
     for size in (3, 40):
@@ -344,6 +356,24 @@ def test_the_measured_rate_of_mclr_is_that_of_the_linearised_round(digits):
     assert row["radius"] == pytest.approx(row["flat_radius"], abs=1e-5)
     assert row["floor"]["mean"] == pytest.approx(row["exact_floor"], rel=1e-6)
     assert row["reference_gradient"] < 1e-10
+    assert row["floor_bound"] >= row["exact_floor"] > 0
+
+
+def test_slopes_are_read_where_the_compiled_round_goes(digits):
+    (_, chosen) = next(mclr_rates.settings(digits, True))
+    subject, like = digits.subject, digits.like
+    local = reference_optimum.linearise(
+        subject, like, chosen, np.zeros(sum(x.size for x in jax.tree.leaves(like)))
+    )
+    seen = envelope_slopes.path(
+        reference_optimum.losses_of(subject, like),
+        subject.federation.team,
+        jnp.asarray(mclr_rates.TEAMS, float),
+        chosen,
+        jnp.asarray(local.server),
+    )
+    assert len(seen) == chosen.team_steps + 1
+    np.testing.assert_allclose(seen[-1], local.team, atol=1e-12)
 
 
 def run(tmp_path, *args):
