@@ -23,7 +23,7 @@ from permfl_jax.errors import InputError
 
 from . import config, machine, members, population, program, quick, studies
 from .contests.cells import INDIFFERENT, Store
-from .studies import cells, page, points
+from .studies import cells, page, points, rounds
 from .studies.study import TOGETHER, Curve
 
 flags.DEFINE_string("study", None, f"One of: {', '.join(studies.STUDIES)}.")
@@ -104,12 +104,15 @@ def _write(
         f"# {asked.title}\n\n`{command}`, {seconds:.0f} s of training\n\n"
         f"{page.table(asked, found, curves)}\n"
     )
-    image = page.picture(asked, found, curves, command)
-    for file_name, content in (("table.md", text.encode()), ("figure.png", image)):
+    files = {"table.md": text.encode()}
+    files["figure.png"] = page.picture(asked, found, curves, command)
+    if asked.over_rounds:
+        files["rounds.png"] = rounds.picture(asked, found, curves, command)
+    for file_name, content in files.items():
         with plain_files.whole(path / file_name) as file:
             file.write_bytes(content)
     print(text)
-    print(f"results: {path}/table.md, figure.png, cells/")
+    print(f"results: {path}/{', '.join(files)}, cells/")
 
 
 def _command(name: str, small: bool, values: flags.FlagValues) -> str:

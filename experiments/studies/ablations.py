@@ -107,4 +107,9 @@ STUDY = Study(
         "share of teams that act": ("% of 50 teams", "accuracy"),
         "share of devices that act": ("% of 50 devices a team", "accuracy"),
     },
+    over_rounds=(
+        *((letter, f"gain, {letter}") for letter in (*_WHAT.values(), *_LOOPS)),
+        ("share of teams that act", ""),
+        ("share of devices that act", ""),
+    ),
 )

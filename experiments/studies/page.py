@@ -193,7 +193,7 @@ def _exact_table(study, panel, curves):
     own = [curve for curve in curves if curve.panel == panel]
     what, value = study.axes[panel]
     rows = [
-        [_text(at), *(f"{curve.values[i]:.4g}" for curve in own)]
+        [text(at), *(f"{curve.values[i]:.4g}" for curve in own)]
         for i, at in enumerate(own[0].at)
     ]
     return f"**Exact: {panel}** ({value})\n\n" + _markdown(
@@ -218,7 +218,7 @@ def _panel_table(study, panel, found):
     head += ["remark"] * bool(study.remark)
     rows = []
     for point in found:
-        row, seeds = [_text(point.arm.at), point.arm.line], points.seeds(point)
+        row, seeds = [text(point.arm.at), point.arm.line], points.seeds(point)
         row += [_percent(points.mean(point, *w), of=seeds) for w in _COLUMNS.values()]
         for label in ("PM", "GM"):
             first = base[point.arm.at]
@@ -239,7 +239,8 @@ def _markdown(head, rows):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _text(at: Any) -> str:
+def text(at: Any) -> str:
+    """A place on an axis."""
     return at if isinstance(at, str) else f"{at:g}"
 
 

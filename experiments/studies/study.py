@@ -79,6 +79,8 @@ class Study(NamedTuple):
       axes: panel to what its axis shows, and for exact panels to what is drawn.
       by_bytes: measured panels that are also drawn over the bytes that were sent, and
         whose: `team_up` or `device_up`.
+      over_rounds: measured panels that are also drawn over rounds, in a figure of their
+        own, and the exact panel of GM's gain in a round that belongs to each, or "".
       remark: `(cell) -> text`, a column more in the tables, or `None`.
       apart: places of a panel are worlds of their own, such as datasets: GM's target is
         that of its place, not of the panel.
@@ -91,6 +93,7 @@ class Study(NamedTuple):
     exact: Callable[[Config], Sequence[Curve]]
     axes: dict[str, tuple[str, str]]
     by_bytes: tuple[tuple[str, str], ...] = ()
+    over_rounds: tuple[tuple[str, str], ...] = ()
     remark: Callable[[dict[str, Any]], str] | None = None
     apart: bool = False
 

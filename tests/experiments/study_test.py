@@ -252,7 +252,8 @@ def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
     listed = arms("accuracy", 4, "", lines)
     listed += [Arm("accuracy", "FedAvg", 8, "", "fedavg", ({"device_lr": LR},))]
     curve = Curve("exact", "e", (1, 2), (0.25, 0.5))
-    monkeypatch.setitem(studies.STUDIES, "tiny", of(*listed, exact=(curve,)))
+    asked = of(*listed, exact=(curve,))._replace(over_rounds=(("accuracy", "exact"),))
+    monkeypatch.setitem(studies.STUDIES, "tiny", asked)
 
     def again():
         with flagsaver.flagsaver():
@@ -266,7 +267,8 @@ def test_a_study_gives_the_numbers_of_runs_and_keeps_what_is_done(
     assert "[2/2]" in capsys.readouterr().err
     for text in ("| 4 | paper |", "| 4 | tuned |", "| 8 | FedAvg |", "| 2 | 0.5 |"):
         assert text in table
-    assert (tmp_path / "s" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("figure.png", "rounds.png"):
+        assert (tmp_path / "s" / name).read_bytes().startswith(b"\x89PNG")
     assert again() == table
     assert "[1/" not in capsys.readouterr().err  # nothing is trained twice
 
