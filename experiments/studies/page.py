@@ -32,6 +32,8 @@ def picture(
     first = -(-len(exact) // across)
     last = first + len(measured)
     rows = last + -(-len(study.by_bytes) // across)
+    # A line looks the same wherever it is drawn.
+    looks = {line: n for n, line in enumerate(dict.fromkeys(p.arm.line for p in found))}
 
     def draw(figure):
         axes = figure.subplots(rows, across, squeeze=False)
@@ -43,9 +45,10 @@ def picture(
         for panel, row in zip(measured, axes[first:last], strict=True):
             own = [point for point in found if point.arm.panel == panel]
             for label, axis in zip(points.LABELS, row, strict=True):
-                _panel(axis, study, panel, label, own)
+                _panel(axis, study, label, own, looks)
         for (panel, way), axis in zip(study.by_bytes, axes[last:].flat, strict=False):
-            _bytes_panel(axis, [p for p in found if p.arm.panel == panel], way)
+            own = [point for point in found if point.arm.panel == panel]
+            _bytes_panel(axis, own, way, looks)
         figure.suptitle(title, fontsize=10)
 
     size = (4.2 * across, 3.2 * rows)
@@ -57,10 +60,9 @@ def _exact_panel(axis, study, panel, curves):
         axis.plot(
             _places(curve.at, curve.at),
             curve.values,
-            color=report_svg.colour(number),
-            marker=report_svg.MARKS[number % len(report_svg.MARKS)],
             markersize=3.5,
             label=curve.line,
+            **_look(number),
         )
     values = [value for curve in curves for value in curve.values]
     if min(values) > 0 and max(values) >= _FAR * min(values):
@@ -70,34 +72,39 @@ def _exact_panel(axis, study, panel, curves):
     axis.set_title(f"exact: {panel}", fontsize=9)
 
 
-def _panel(axis, study, panel, label, found):
+def _look(number):
+    mark = report_svg.MARKS[number % len(report_svg.MARKS)]
+    return {"color": report_svg.colour(number), "marker": mark}
+
+
+def _panel(axis, study, label, found, looks):
+    panel = found[0].arm.panel
     order = list(dict.fromkeys(point.arm.at for point in found))
     lines: dict[str, list[tuple[float | str, Interval]]] = {}
     for point in found:
         if (mean := points.mean(point, label)) is not None:
             lines.setdefault(point.arm.line, []).append((point.arm.at, mean))
     far = _far_below({name: [m.mean for _, m in own] for name, own in lines.items()})
-    named = isinstance(
-        order[0], str
-    )  # with nothing between, so lines stand side by side
+    # Between names there is nothing, so that lines stand side by side.
+    named = isinstance(order[0], str)
     all_lines = list(dict.fromkeys(point.arm.line for point in found))
-    for number, line in enumerate(all_lines):
+    for place, line in enumerate(all_lines):
         there = lines.get(line)
-        aside = _ASIDE * (number - (len(all_lines) - 1) / 2) if named else 0
+        aside = _ASIDE * (place - (len(all_lines) - 1) / 2) if named else 0
         if line in far and there:
-            low, high = (100 * f(m.mean for _, m in there) for f in (min, max))
-            axis.plot([], [], " ", label=f"{line}:\nbelow, {low:.0f} to {high:.0f} %")
+            ends = [f"{100 * f(m.mean for _, m in there):.0f}" for f in (min, max)]
+            span = " to ".join(dict.fromkeys(ends))
+            axis.plot([], [], " ", label=f"{line}:\nbelow, {span} %")
         elif there:
             axis.errorbar(
                 [x + aside for x in _places([at for at, _ in there], order)],
                 [100 * mean.mean for _, mean in there],
                 yerr=[100 * (mean.half or 0) for _, mean in there],
-                color=report_svg.colour(number),
-                marker=report_svg.MARKS[number % len(report_svg.MARKS)],
                 markersize=4,
                 capsize=2,
                 linestyle="" if named else "-",
                 label=line,
+                **_look(looks[line]),
             )
     _finish(axis, study, panel, order)
     axis.set_ylabel(f"{label}, test accuracy, %")
@@ -118,9 +125,9 @@ def _far_below(lines: dict[str, list[float]]) -> set[str]:
 _WAYS = {"team_up": ("GM", "team to server"), "device_up": ("PM", "device to team")}
 
 
-def _bytes_panel(axis, found, way):
+def _bytes_panel(axis, found, way, looks):
     label, name = _WAYS[way]
-    for number, line in enumerate(dict.fromkeys(point.arm.line for point in found)):
+    for line in dict.fromkeys(point.arm.line for point in found):
         own = [p for p in found if p.arm.line == line and f"bytes/{way}" in p.bytes_]
         there = sorted(
             (p.bytes_[f"bytes/{way}"], m.mean)
@@ -131,10 +138,9 @@ def _bytes_panel(axis, found, way):
             axis.plot(
                 [sent / 1e6 for sent, _ in there],
                 [100 * mean for _, mean in there],
-                color=report_svg.colour(number),
-                marker=report_svg.MARKS[number % len(report_svg.MARKS)],
                 markersize=4,
                 label=line,
+                **_look(looks[line]),
             )
     axis.set(
         xscale="log", xlabel=f"MB sent, {name}", ylabel=f"{label}, test accuracy, %"
