@@ -6,7 +6,6 @@ Of any strongly convex loss, by Newton's method; of quadratics `closed_forms` kn
 from collections.abc import Callable
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 

@@ -133,7 +133,8 @@ def _row(given, name, chosen, exact, seeds):
         "worst_rate": bounds.contractions(given.curvature, chosen).server,
         "floor": ends and ends._asdict(),
         "exact_floor": bias,
-        "floor_bound": bounds.floor(
+        "slopes": slopes._asdict(),
+        "floor_bound": bounds.floor_at_rest(
             given.curvature,
             chosen,
             team_gradient=slopes.team,

@@ -70,7 +70,7 @@ def predict(problem: quadratics.Quadratics, chosen: Settings) -> Prediction:
         radius=radius,
         worst=bounds.contractions(ENDS, chosen).server,
         bias=float(np.linalg.norm(limit.server - exact.server)),
-        floor=bounds.floor(
+        floor=bounds.floor_at_rest(
             ENDS, chosen, team_gradient=sizes.team, device_gradient=sizes.device
         ).total,
         optimum=exact,

@@ -196,6 +196,24 @@ def floor(
     )
 
 
+def floor_at_rest(
+    curvature: Curvature,
+    settings: Settings,
+    *,
+    team_gradient: float,
+    device_gradient: float,
+) -> Floor:
+    """`floor` of an x that rounds leave where it is, for G_F and G there.
+
+    There ∇F and the error of the loops cancel, so x is (ρ_w^K G_F + ρ_θ^L G) / μ_F from
+    x* at most, by whatever β it came.
+    """
+    safe = settings._replace(server_lr=1 / settings.team_prox)
+    return floor(
+        curvature, safe, team_gradient=team_gradient, device_gradient=device_gradient
+    )
+
+
 class NonConvex(NamedTuple):
     """Losses of curvature in [-L, L], made tame by λ and γ.
 

@@ -146,6 +146,26 @@ def test_the_floor_holds_for_step_sizes_that_overshoot(level):
     assert bias.total > calm.total
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_where_x_rests_the_floor_does_not_hang_on_the_servers_step(share):
+    """|e| / μ_F, and it holds at the fixed point of the round map."""
+    f = oracles.random_quadratics(3, (2, 3), 3, LOW, HIGH)
+    server_lr = share * bounds.limits(ENDS, **PULLS).server_lr
+    numbers = settings(3, 5, server_lr=server_lr)
+    seen, _ = trajectory(f, numbers, np.full(3, 2.0), 400)
+    rest, (team, device) = trajectory(f, numbers, seen[-1], 1)
+    np.testing.assert_allclose(rest[-1], seen[-1], atol=1e-9)
+    found = bounds.floor_at_rest(
+        ENDS, numbers, team_gradient=team, device_gradient=device
+    )
+    rates = bounds.contractions(ENDS, numbers)
+    slope = rates.team**3 * team + rates.device**5 * device
+    low = 1 / (1 / LOW + 1 / LAM + 1 / GAMMA)
+    assert found.total == pytest.approx(slope / low)
+    best, _, _ = oracles.optimum(f, LAM, GAMMA)
+    assert 0 < np.linalg.norm(seen[-1] - best) <= found.total
+
+
 def test_the_floor_of_a_flat_objective_is_infinite():
     flat = bounds.floor(
         Curvature(0.0, HIGH), settings(), team_gradient=1.0, device_gradient=1.0

@@ -83,7 +83,7 @@ def _exact(config):
             gains = tuple(gain(curvature, **{name: value}) for value in places)
             curves.append(Curve(f"gain, {letter}", f"h = {curvature:g}", places, gains))
     for letter, name in _LOOPS.items():
-        places = (1, 2, 5, 10, 20)
+        places = (1, 2, 4, 5, 10, 20)  # those of --quick too
         for curvature in _CURVATURES:
             gains = tuple(gain(curvature, **{name: value}) for value in places)
             curves.append(Curve(f"gain, {letter}", f"h = {curvature:g}", places, gains))

@@ -1,5 +1,6 @@
 """What a study shows: a picture, and tables in Markdown."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +33,14 @@ def picture(
     first = -(-len(exact) // across)
     last = first + len(measured)
     rows = last + -(-len(study.by_bytes) // across)
-    # A line looks the same wherever it is drawn.
+    # A measured line looks the same wherever it is drawn.
     looks = {line: n for n, line in enumerate(dict.fromkeys(p.arm.line for p in found))}
 
     def draw(figure):
         axes = figure.subplots(rows, across, squeeze=False)
         for panel, axis in zip(exact, axes.flat, strict=False):
-            _exact_panel(axis, study, panel, [c for c in curves if c.panel == panel])
+            own = [c for c in curves if c.panel == panel]
+            _exact_panel(axis, study, panel, own, looks)
         used = last * across + len(study.by_bytes)
         for axis in (*axes.flat[len(exact) : first * across], *axes.flat[used:]):
             axis.set_visible(False)
@@ -55,14 +57,16 @@ def picture(
     return report_svg.drawing("study", title, draw, size).png
 
 
-def _exact_panel(axis, study, panel, curves):
-    for number, curve in enumerate(curves):
+def _exact_panel(axis, study, panel, curves, looks):
+    taken = {looks[curve.line] for curve in curves if curve.line in looks}
+    free = (number for number in itertools.count() if number not in taken)
+    for curve in curves:
         axis.plot(
             _places(curve.at, curve.at),
             curve.values,
             markersize=3.5,
             label=curve.line,
-            **_look(number),
+            **_look(looks[curve.line] if curve.line in looks else next(free)),
         )
     values = [value for curve in curves for value in curve.values]
     if min(values) > 0 and max(values) >= _FAR * min(values):
@@ -246,7 +250,7 @@ def _markdown(head, rows):
 
 
 def text(at: Any) -> str:
-    """A place on an axis."""
+    """A place of an axis, in words."""
     return at if isinstance(at, str) else f"{at:g}"
 
 

@@ -55,7 +55,7 @@ def way(gain: float, rounds: Sequence[int]) -> list[float]:
 def picture(
     study: Study, found: Sequence[Point], curves: Sequence[Curve], title: str
 ) -> bytes:
-    """A PNG: for each line of `study.over_rounds` GM's way, then PM, TM and GM.
+    """A PNG: for each line of the panels of `study.over_rounds` GM's way, PM, TM, GM.
 
     Args:
       study: what was asked.
@@ -92,24 +92,21 @@ def _first_line(rows, panel):
 
 
 def _predicted(axis, own, gains, name):
-    if not gains:
-        axis.set_visible(False)
-        return
-    last = max((step.round for p in own for step in steps(p, "GM")), default=1)
-    rounds = range(last + 1)
+    seen = [
+        step.round for p in own for label in points.LABELS for step in steps(p, label)
+    ]
+    rounds = range(max(seen, default=0) + 1)
     for dash, curve in zip(_DASHES, gains, strict=False):
         known = dict(zip(curve.at, curve.values, strict=True))
-        there = [(n, p.arm.at) for n, p in enumerate(own) if p.arm.at in known]
-        for number, at in there:
-            axis.plot(
-                rounds,
-                way(known[at], rounds),
-                dash,
-                color=report_svg.colour(number),
-                label=curve.line if (number, at) == there[0] else None,
-            )
+        for number, at in enumerate(point.arm.at for point in own):
+            if at in known:
+                colour = report_svg.colour(number)
+                axis.plot(rounds, way(known[at], rounds), dash, color=colour)
+        # Colours are places, as in the panels beside it.
+        axis.plot([], [], dash, color=report_svg.MIDDLE, label=curve.line)
+    axis.set_visible(bool(gains))
     axis.set_title(f"predicted: {name}", fontsize=9)
-    axis.set(xlabel="rounds", ylabel="GM's way to its end")
+    axis.set(xlabel="rounds", ylabel="share of GM's way")
     _explain(axis)
 
 
@@ -121,9 +118,10 @@ def _measured(axis, own, label, name):
         rounds, colour = [step.round for step in seen], report_svg.colour(number)
         mean = [100 * step.found.mean for step in seen]
         half = [100 * (step.found.half or 0) for step in seen]
-        axis.plot(rounds, mean, color=colour, label=page.text(point.arm.at))
-        low = [m - h for m, h in zip(mean, half, strict=True)]
-        high = [m + h for m, h in zip(mean, half, strict=True)]
+        place = page.text(point.arm.at)
+        axis.plot(rounds, mean, ".-", color=colour, label=place)
+        low = [max(m - h, 0.0) for m, h in zip(mean, half, strict=True)]
+        high = [min(m + h, 100.0) for m, h in zip(mean, half, strict=True)]
         axis.fill_between(rounds, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.set_title(name, fontsize=9)
     axis.set(xlabel="rounds", ylabel=f"{label}, test accuracy, %")

@@ -292,15 +292,24 @@ def test_the_linearised_round_of_quadratics_is_the_round(small):
     np.testing.assert_allclose(found.apply(x), matrix @ x, atol=1e-12)
 
 
-def test_envelopes_found_by_newton_are_as_steep_as_their_closed_forms(small):
-    problem, _ = small
+def test_envelopes_found_by_newton_are_as_steep_as_their_closed_forms():
+    """Also where the steepest of the K models is the last that devices get."""
+    rng = np.random.default_rng(1)
+    problem = quadratics.draw(rng, (3, 2), quadratics.spectra(rng, 5, 3, 0.5, 5.0))
     chosen = quadratic_cells.settings(3, 2)
-    for x in (np.zeros(3), np.array([4.0, -1.0, 2.0])):
+
+    def exact(x, team_steps):
+        longer = chosen._replace(team_steps=team_steps)
+        return closed_forms.gradient_sizes(problem, longer, x)
+
+    rising = 0
+    for x in (np.zeros(3), *problem.centre):
         found = envelope_slopes.gradient_sizes(
             subject_of(problem), jnp.ones(3), chosen, x
         )
-        wanted = closed_forms.gradient_sizes(problem, chosen, x)
-        np.testing.assert_allclose(found, wanted, rtol=1e-8)
+        np.testing.assert_allclose(found, exact(x, 3), rtol=1e-8)
+        rising += exact(x, 2).device < exact(x, 3).device < exact(x, 4).device
+    assert rising
 
 
 def test_the_largest_factor_of_any_matrix():
@@ -356,7 +365,17 @@ def test_the_measured_rate_of_mclr_is_that_of_the_linearised_round(digits):
     assert row["radius"] == pytest.approx(row["flat_radius"], abs=1e-5)
     assert row["floor"]["mean"] == pytest.approx(row["exact_floor"], rel=1e-6)
     assert row["reference_gradient"] < 1e-10
-    assert row["floor_bound"] >= row["exact_floor"] > 0
+    low, high = row["curvature"]["low"], row["curvature"]["high"]
+    lam, gamma = mclr_rates.PULLS.values()
+    used = row["settings"]
+    left_by_team = 1 - used["team_lr"] * (1 / (1 / low + 1 / lam) + gamma)
+    left_by_device = 1 - used["device_lr"] * (low + lam)
+    slope = left_by_team ** used["team_steps"] * row["slopes"]["team"]
+    slope += left_by_device ** used["device_steps"] * row["slopes"]["device"]
+    bound = slope * (1 / low + 1 / lam + 1 / gamma)
+    assert high > low > 0
+    assert row["floor_bound"] == pytest.approx(bound)
+    assert bound >= row["exact_floor"] > 0
 
 
 def test_slopes_are_read_where_the_compiled_round_goes(digits):

@@ -88,13 +88,30 @@ def test_a_row_has_a_line_for_each_place_beside_its_prediction(monkeypatch):
     assert [line.get_label() for line in gm.lines] == ["0.5", "2", "9"]
     assert list(gm.lines[1].get_xdata()) == [2, 4]
     assert list(gm.lines[1].get_ydata()) == pytest.approx([60, 80])
+    assert gm.get_legend().get_title().get_text() == "β"
     # Nothing is known of 9; both curvatures of a place have its colour.
-    assert [line.get_color() for line in predicted.lines] == [
+    *first, grey, third, fourth, _ = predicted.lines
+    assert [line.get_color() for line in (*first, third, fourth)] == [
         gm.lines[n].get_color() for n in (0, 1, 0, 1)
     ]
+    assert grey.get_label() == "h = 1"
+    assert len({line.get_linestyle() for line in (grey, third)}) == 2
     assert list(predicted.lines[1].get_ydata()) == pytest.approx(
         rounds.way(0.4, range(5))
     )
+
+
+def test_a_band_is_the_interval_and_stays_among_accuracies(monkeypatch):
+    curves = [[1, 0.2], [2, 0.9]], [[1, 0.3], [2, 0.9]]
+    some = found((arm(1), cell(1, *curves)))
+    *_, gm = drawn(monkeypatch, asked((("β", ""),)), some, ())
+    (band,) = gm.collections
+    edge = band.get_paths()[0].vertices
+    (low, high), (mean,) = (sorted(set(edge[edge[:, 0] == n, 1])) for n in (1, 2))
+    half = 12.706 * 5  # t of 1 degree times the deviation of the mean, in points
+    assert low == 0 > 25 - half
+    assert high == pytest.approx(25 + half, rel=1e-4)
+    assert mean == pytest.approx(90)
 
 
 def test_lines_of_a_panel_have_rows_of_their_own(monkeypatch):

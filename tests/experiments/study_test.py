@@ -44,6 +44,17 @@ def test_every_arm_of_every_study_is_allowed(name, quick):
         assert len({isinstance(a.at, str) for a in listed if a.panel == panel}) < 2
 
 
+def test_panels_over_rounds_are_there():
+    name = "ablations"
+    asked = studies.STUDIES[name]
+    gains = {curve.panel for curve in exact(name)} | {""}
+    for quick in (True, False):
+        measured = {arm.panel for arm in asked.arms(quick)}
+        assert {panel for panel, _ in asked.over_rounds} <= measured
+    assert {gain for _, gain in asked.over_rounds} <= gains
+    assert [n for n, other in studies.STUDIES.items() if other.over_rounds] == [name]
+
+
 @pytest.mark.parametrize("name", sorted(set(studies.STUDIES) - {"auto"}))
 def test_exact_curves_have_a_value_at_each_place(name):
     asked = studies.STUDIES[name]
