@@ -79,7 +79,9 @@ def picture(
             _predicted(first, own, gains, name)
             for label, axis in zip(points.LABELS, rest, strict=True):
                 _measured(axis, own, label, name)
-            for axis in rest:
+            # Once for the three, in the first of the models that the method has.
+            named = [axis for axis in rest if axis.lines]
+            for axis in named[:1]:
                 _explain(axis, study.axes[panel][0])
         figure.suptitle(title, fontsize=10)
 
