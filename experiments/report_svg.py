@@ -20,7 +20,7 @@ SERIES = (
 INK, MIDDLE, GRID = "#1c1f24", "#6b7281", "#dfe2e6"
 # Stands for a quantity by how much of it covers the page: the same in both.
 COVER = "#2f7fc1"
-_DASHES = ("-", "--", ":")
+DASHES = ("-", "--", ":")
 MARKS = "osD^vPX*"
 _LONGEST = 60  # characters of a word of a user's
 _DPI = 160
@@ -49,7 +49,7 @@ def colour(number: int) -> str:
 
 def dashes(number: int) -> str:
     """Of a series, where there are more than colours."""
-    return _DASHES[number // len(SERIES) % len(_DASHES)]
+    return DASHES[number // len(SERIES) % len(DASHES)]
 
 
 def words(text: str) -> str:

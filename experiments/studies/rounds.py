@@ -1,5 +1,6 @@
 """Accuracy over rounds, as the paper draws it, beside how far GM is predicted to go."""
 
+import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,8 +9,6 @@ from ..intervals import Interval, interval
 from . import page, points
 from .points import Point
 from .study import Curve, Study
-
-_DASHES = ("-", "--", ":")
 
 
 class Step(NamedTuple):
@@ -68,13 +67,13 @@ def picture(
     for point in found:
         if point.arm.panel in exact_of:
             rows.setdefault((point.arm.panel, point.arm.line), []).append(point)
-    several = {panel for panel, line in rows if line != _first_line(rows, panel)}
+    lines = collections.Counter(panel for panel, _ in rows)
 
     def draw(figure):
         axes = figure.subplots(len(rows), 1 + len(points.LABELS), squeeze=False)
         for (panel, line), (first, *rest) in zip(rows, axes, strict=True):
             own = rows[panel, line]
-            name = f"{panel}, {line}" if panel in several else panel
+            name = f"{panel}, {line}" if lines[panel] > 1 else panel
             gains = [curve for curve in curves if curve.panel == exact_of[panel]]
             _predicted(first, own, gains, name)
             for label, axis in zip(points.LABELS, rest, strict=True):
@@ -89,16 +88,12 @@ def picture(
     return report_svg.drawing("rounds", title, draw, size).png
 
 
-def _first_line(rows, panel):
-    return next(line for other, line in rows if other == panel)
-
-
 def _predicted(axis, own, gains, name):
     seen = [
         step.round for p in own for label in points.LABELS for step in steps(p, label)
     ]
     rounds = range(max(seen, default=0) + 1)
-    for dash, curve in zip(_DASHES, gains, strict=False):
+    for dash, curve in zip(report_svg.DASHES, gains, strict=False):
         known = dict(zip(curve.at, curve.values, strict=True))
         for number, at in enumerate(point.arm.at for point in own):
             if at in known:
